@@ -1,0 +1,242 @@
+//! The arguments, as clap reads them: flags first, then `CROUPIER_*` variables. Defaults are applied in
+//! [`settings`](super::settings).
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+use std::str::FromStr;
+use std::time::Duration;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+use crate::primary::address::Address;
+
+/// Deals the connections of one port to several worker processes, evenly, and keeps the workers running.
+#[derive(Debug, Parser)]
+#[command(
+    version,
+    max_term_width = 100,
+    after_help = "`croupier` alone deals 127.0.0.1:8000 to one demo worker per CPU."
+)]
+pub(super) struct Arguments {
+    #[command(subcommand)]
+    pub(super) command: Option<Command>,
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum Command {
+    /// Start a primary and its workers, in the foreground
+    Run(Box<RunOptions>),
+    /// Validate the options of `run`, bind nothing, print what would be in force
+    Check(Box<RunOptions>),
+    /// Run the built-in demo worker, a small HTTP server: under a primary it is dealt connections, alone it listens itself
+    Demo(DemoOptions),
+}
+
+#[derive(Debug, Clone, Args)]
+pub(super) struct RunOptions {
+    /// Where to listen: HOST:PORT, [IPV6]:PORT or unix:PATH. Repeatable; the first is the default of workers
+    /// [default: 127.0.0.1:8000]
+    #[arg(short, long, value_name = "ADDR", env = "CROUPIER_LISTEN", value_delimiter = ',')]
+    pub(super) listen: Vec<Address>,
+
+    /// How many workers; auto: one per CPU that this process may use. WEB_CONCURRENCY is honoured [default: auto]
+    #[arg(short, long, value_name = "N|auto", env = "CROUPIER_WORKERS")]
+    pub(super) workers: Option<WorkerCount>,
+
+    /// The backlog of the listeners; the kernel caps it at net.core.somaxconn [default: 4096]
+    #[arg(long, value_name = "N", env = "CROUPIER_BACKLOG", value_parser = clap::value_parser!(u32).range(1..))]
+    pub(super) backlog: Option<u32>,
+
+    /// The most connections that wait untaken for one worker [default: 8]
+    #[arg(long, value_name = "N", env = "CROUPIER_QUEUE_MAX",
+          value_parser = clap::value_parser!(u32).range(1..=crate::primary::settings::QUEUE_MAX_LIMIT as i64))]
+    pub(super) queue_max: Option<u32>,
+
+    /// The most connections that one worker has open on one listener [default: the worker's limit of open files minus
+    /// 64, shared by the listeners]
+    #[arg(long, value_name = "N", env = "CROUPIER_CONNECTIONS_MAX", value_parser = clap::value_parser!(u64).range(1..))]
+    pub(super) connections_max: Option<u64>,
+
+    /// Whether an ended worker is replaced [default: always]
+    #[arg(long, value_name = "WHEN", env = "CROUPIER_RESPAWN")]
+    pub(super) respawn: Option<RespawnWhen>,
+
+    /// Give up after N failures within SECS of workers that were never ready, while none is ready [default: 5/10]
+    #[arg(long, value_name = "N/SECS", env = "CROUPIER_RESPAWN_BURST")]
+    pub(super) respawn_burst: Option<Burst>,
+
+    /// How long a worker may take until it listens [default: 30s]
+    #[arg(long, value_name = "T", env = "CROUPIER_START_TIMEOUT", value_parser = duration)]
+    pub(super) start_timeout: Option<Duration>,
+
+    /// How long workers may take to finish before they get SIGTERM [default: 30s]
+    #[arg(long, value_name = "T", env = "CROUPIER_SHUTDOWN_TIMEOUT", value_parser = duration)]
+    pub(super) shutdown_timeout: Option<Duration>,
+
+    /// From SIGTERM to SIGKILL [default: 2s]
+    #[arg(long, value_name = "T", env = "CROUPIER_KILL_DELAY", value_parser = duration)]
+    pub(super) kill_delay: Option<Duration>,
+
+    /// How long to go on accepting after SIGTERM, for the load balancer in front [default: 0s]
+    #[arg(long, value_name = "T", env = "CROUPIER_SHUTDOWN_DELAY", value_parser = duration)]
+    pub(super) shutdown_delay: Option<Duration>,
+
+    /// Where workers run
+    #[arg(long, value_name = "DIR", env = "CROUPIER_CHDIR")]
+    pub(super) chdir: Option<PathBuf>,
+
+    /// A variable for the workers' environment. Repeatable
+    #[arg(long, value_name = "K=V")]
+    pub(super) env: Vec<Variable>,
+
+    /// Names this primary [default: croupier-ADDRESS-PORT of the first --listen]
+    #[arg(long, value_name = "NAME", env = "CROUPIER_NAME")]
+    pub(super) name: Option<String>,
+
+    /// How log lines look [default: text]
+    #[arg(long, value_name = "FORMAT", env = "CROUPIER_LOG_FORMAT")]
+    pub(super) log_format: Option<LogFormat>,
+
+    /// Log more: every message of a worker. RUST_LOG works too
+    #[arg(short, long, conflicts_with = "quiet")]
+    pub(super) verbose: bool,
+
+    /// Log less: warnings and errors only
+    #[arg(short, long)]
+    pub(super) quiet: bool,
+
+    /// The worker's command and its arguments [default: croupier demo]
+    #[arg(last = true, value_name = "COMMAND")]
+    pub(super) command: Vec<OsString>,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct DemoOptions {
+    /// Where to listen when there is no primary: HOST:PORT, unix:PATH or fd:N, an inherited listening socket
+    #[arg(short, long, value_name = "ADDR", default_value = "127.0.0.1:8000")]
+    pub(super) listen: String,
+
+    /// Bind with SO_REUSEPORT, so that several can listen on one port without a primary
+    #[arg(long)]
+    pub(super) reuse_port: bool,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum WorkerCount {
+    Auto,
+    Exactly(u32),
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(super) enum RespawnWhen {
+    Always,
+    OnFailure,
+    Never,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(super) enum LogFormat {
+    Text,
+    Json,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Burst {
+    pub(super) failures_max: u32,
+    pub(super) window: Duration,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Variable {
+    pub(super) name: String,
+    pub(super) value: String,
+}
+
+/// More workers than any machine has use for; a slip of the finger stops here.
+pub(super) const WORKERS_MAX: u32 = 4096;
+
+impl RunOptions {
+    /// Those of `croupier` without a word.
+    pub(super) fn bare() -> Self {
+        #[derive(Parser)]
+        struct Bare {
+            #[command(flatten)]
+            options: RunOptions,
+        }
+        match Bare::try_parse_from(["croupier"]) {
+            Ok(bare) => bare.options,
+            // Only a CROUPIER_* variable can be wrong here.
+            Err(error) => std::process::exit(i32::from(super::usage(&error) != std::process::ExitCode::SUCCESS) * 2),
+        }
+    }
+}
+
+impl FromStr for WorkerCount {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text.parse() {
+            _ if text == "auto" => Ok(WorkerCount::Auto),
+            Ok(count @ 1..=WORKERS_MAX) => Ok(WorkerCount::Exactly(count)),
+            _ => Err(format!("give a number from 1 to {WORKERS_MAX}, or auto")),
+        }
+    }
+}
+
+impl FromStr for Burst {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let read = |text: &str| {
+            let (failures, secs) = text.split_once('/')?;
+            let (failures_max, secs): (u32, u64) = (failures.parse().ok()?, secs.parse().ok()?);
+            (failures_max > 0 && secs > 0).then_some(Burst { failures_max, window: Duration::from_secs(secs) })
+        };
+        read(text).ok_or_else(|| "give failures and seconds, like 5/10".into())
+    }
+}
+
+impl FromStr for Variable {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text.split_once('=') {
+            Some((name, value)) if !name.is_empty() => Ok(Variable { name: name.into(), value: value.into() }),
+            _ => Err("give a name and a value, like MODE=fast".into()),
+        }
+    }
+}
+
+fn duration(text: &str) -> Result<Duration, String> {
+    match text {
+        "0" => Ok(Duration::ZERO),
+        _ => humantime::parse_duration(text).map_err(|_| "give a time with a unit, like 500ms, 30s or 2m".into()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn the_definition_is_consistent() {
+        Arguments::command().debug_assert();
+    }
+
+    #[test]
+    fn times_have_units_and_zero_needs_none() {
+        assert_eq!(duration("1m 30s"), Ok(Duration::from_secs(90)));
+        assert_eq!(duration("0"), Ok(Duration::ZERO));
+        assert!(duration("30").is_err());
+    }
+
+    #[test]
+    fn counts_out_of_range_are_refused() {
+        for text in ["0", "4097", "-1", "many", ""] {
+            assert!(text.parse::<WorkerCount>().is_err(), "{text}");
+        }
+        assert!("0/10".parse::<Burst>().is_err() && "5".parse::<Burst>().is_err());
+    }
+}

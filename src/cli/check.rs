@@ -1,0 +1,73 @@
+//! `croupier check`: what `run` would do, without doing it.
+
+use std::io::Write;
+use std::path::Path;
+
+use nix::unistd::{AccessFlags, access};
+
+use super::arguments::RunOptions;
+use super::{Exit, Failure, settings};
+use crate::primary::settings::Settings;
+use crate::primary::supervisor::Respawn;
+
+pub(super) fn check(options: RunOptions) -> Result<(), Failure> {
+    let settings = settings::resolve(options)?;
+    find_program(&settings)?;
+    // Nobody reads: nothing to do about it.
+    let _ = std::io::stdout().write_all(effective(&settings).as_bytes());
+    Ok(())
+}
+
+fn find_program(settings: &Settings) -> Result<(), Failure> {
+    let program = Path::new(&settings.command.program);
+    let has_slash = program.components().count() > 1 || program.is_absolute();
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let found = if has_slash {
+        access(program, AccessFlags::X_OK).is_ok()
+    } else {
+        std::env::split_paths(&path).any(|folder| access(&folder.join(program), AccessFlags::X_OK).is_ok())
+    };
+    if found {
+        return Ok(());
+    }
+    let line = format!("{}: not found or not executable; check the command after --", program.display());
+    Err(Failure::new(Exit::CannotStartWorkers, line))
+}
+
+/// One line per setting, in TOML (of which JSON's strings are a part).
+fn effective(settings: &Settings) -> String {
+    let text = |text: &str| serde_json::Value::from(text).to_string();
+    let texts = |texts: Vec<String>| serde_json::Value::from(texts).to_string();
+    let time = |time| text(&humantime::format_duration(time).to_string());
+    let Settings { name, listeners, backlog, queue_max, connections_max, command, plan } = settings;
+    let words = std::iter::once(&command.program).chain(&command.arguments);
+    let variables = command.variables.iter().map(|(name, value)| format!("{}={}", name.display(), value.display()));
+    let respawn = match plan.respawn {
+        Respawn::Always => "always",
+        Respawn::OnFailure => "on-failure",
+        Respawn::Never => "never",
+    };
+    let mut lines = vec![
+        format!("name = {}", text(name)),
+        format!("listen = {}", texts(listeners.iter().map(ToString::to_string).collect())),
+        format!("workers = {}", plan.worker_count),
+        format!("command = {}", texts(words.map(|word| word.to_string_lossy().into_owned()).collect())),
+        format!("backlog = {backlog}"),
+        format!("queue-max = {queue_max}"),
+        match connections_max {
+            Some(connections_max) => format!("connections-max = {connections_max}"),
+            None => "# connections-max: the worker's limit of open files minus 64, shared by the listeners".into(),
+        },
+        format!("respawn = {}", text(respawn)),
+        format!("respawn-burst = {}", text(&format!("{}/{}", plan.burst_max, plan.burst_window.as_secs()))),
+        format!("start-timeout = {}", time(plan.start_timeout)),
+        format!("shutdown-timeout = {}", time(plan.shutdown_timeout)),
+        format!("kill-delay = {}", time(plan.kill_delay)),
+        format!("shutdown-delay = {}", time(plan.shutdown_delay)),
+        format!("env = {}", texts(variables.collect())),
+    ];
+    if let Some(directory) = &command.directory {
+        lines.push(format!("chdir = {}", text(&directory.display().to_string())));
+    }
+    lines.join("\n") + "\n"
+}

@@ -1,0 +1,84 @@
+//! The command line: arguments in, exit code out. It is one user of [`primary`](crate::primary) and
+//! [`worker`](crate::worker), and nothing in there knows of it.
+
+mod arguments;
+mod check;
+mod demo;
+mod log_writer;
+mod run;
+mod settings;
+
+use std::process::ExitCode;
+
+use clap::Parser;
+
+use arguments::{Arguments, Command, RunOptions};
+
+/// The exit codes of `croupier`. Their meaning is fixed: scripts and service managers go by them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Exit {
+    /// It did what it was asked to, and ended when it was asked to.
+    Clean = 0,
+    /// It failed while running; workers had to be killed.
+    Failed = 1,
+    /// The arguments make no sense.
+    Usage = 2,
+    /// A listener could not be bound.
+    CannotListen = 4,
+    /// Workers cannot be started.
+    CannotStartWorkers = 5,
+}
+
+/// A reason to end, in one line that names the thing and the remedy.
+#[derive(Debug)]
+struct Failure {
+    exit: Exit,
+    line: String,
+}
+
+impl Failure {
+    fn new(exit: Exit, line: impl Into<String>) -> Self {
+        Self { exit, line: line.into() }
+    }
+}
+
+/// Runs the command that this process was started with.
+pub fn main() -> ExitCode {
+    let arguments = match Arguments::try_parse() {
+        Ok(arguments) => arguments,
+        Err(error) => return usage(&error),
+    };
+    let command = arguments.command.unwrap_or_else(|| Command::Run(Box::new(RunOptions::bare())));
+    let done = match command {
+        Command::Run(options) => run::run(*options),
+        Command::Check(options) => check::check(*options),
+        Command::Demo(options) => demo::demo(&options),
+    };
+    let exit = match done {
+        Ok(()) => Exit::Clean,
+        Err(failure) => {
+            log_writer::say(&failure.line);
+            failure.exit
+        }
+    };
+    log_writer::flush();
+    ExitCode::from(exit as u8)
+}
+
+/// Help and version go to stdout as clap has them; an error becomes one line.
+fn usage(error: &clap::Error) -> ExitCode {
+    if !error.use_stderr() {
+        // Nobody reads: nothing to do about it.
+        let _ = error.print();
+        return ExitCode::from(Exit::Clean as u8);
+    }
+    let text = error.render().to_string();
+    let mut lines = text.lines().map(str::trim).filter(|line| !line.is_empty());
+    let what = lines.next().unwrap_or_default().trim_start_matches("error: ").to_owned();
+    let missing: Vec<&str> = lines.clone().take_while(|line| line.starts_with('<')).collect();
+    let tip = lines.find_map(|line| line.strip_prefix("tip: "));
+    let mut line = [vec![what.as_str()], missing].concat().join(" ");
+    line += &tip.map_or_else(|| "; see croupier --help".into(), |tip| format!("; {tip}"));
+    log_writer::say(&line);
+    ExitCode::from(Exit::Usage as u8)
+}

@@ -1,0 +1,121 @@
+//! `croupier run`: from options to a running primary, and from its end to an exit code.
+
+use log::LevelFilter;
+
+use super::arguments::{LogFormat, RunOptions};
+use super::{Exit, Failure, log_writer, settings};
+use crate::primary::address::Address;
+use crate::primary::settings::Settings;
+use crate::primary::supervisor::{GaveUp, Outcome};
+use crate::primary::{Ending, Primary, StartError};
+use crate::sys::limits;
+use crate::sys::signals::{Signal, Signals};
+
+/// What the primary reads from its signalfd.
+const SIGNALS: [Signal; 8] = [
+    Signal::SIGTERM,
+    Signal::SIGQUIT,
+    Signal::SIGINT,
+    Signal::SIGHUP,
+    Signal::SIGUSR1,
+    Signal::SIGUSR2,
+    Signal::SIGTTIN,
+    Signal::SIGTTOU,
+];
+
+pub(super) fn run(options: RunOptions) -> Result<(), Failure> {
+    // Before the first thread: a signal goes to any thread that does not block it.
+    let signals = block_signals()?;
+    let level = match (options.verbose, options.quiet) {
+        (true, _) => LevelFilter::Debug,
+        (_, true) => LevelFilter::Warn,
+        _ => LevelFilter::Info,
+    };
+    log_writer::install(options.log_format.unwrap_or(LogFormat::Text), level);
+    let is_demo = options.command.is_empty();
+    let mut settings = settings::resolve(options)?;
+    settings.command.open_files = Some(limits::raise_open_files().map_err(failed("raise the limit of open files"))?);
+    let (command, shutdown_timeout) = (settings.command.display(), settings.plan.shutdown_timeout);
+    warn_of_tight_limits(&settings);
+
+    let mut primary = Primary::bind(settings.clone()).map_err(|error| match error {
+        StartError::Bind(_) => Failure::new(Exit::CannotListen, error.to_string()),
+        StartError::EventLoop(_) => Failure::new(Exit::Failed, error.to_string()),
+    })?;
+    primary.obey(signals).map_err(failed("read signals"))?;
+    announce(&settings, &primary, is_demo);
+    let ending = primary.run().map_err(failed("wait for events"))?;
+    conclude(&ending, &command, shutdown_timeout)
+}
+
+/// SIGCHLD only as PID 1, which inherits strangers: our own children are waited for through their pidfds.
+fn block_signals() -> Result<Signals, Failure> {
+    let mut set = SIGNALS.to_vec();
+    if std::process::id() == 1 {
+        set.push(Signal::SIGCHLD);
+    }
+    Signals::block(&set).map_err(failed("block signals"))
+}
+
+fn failed(what: &'static str) -> impl Fn(std::io::Error) -> Failure {
+    move |error| Failure::new(Exit::Failed, format!("{what}: {error}"))
+}
+
+/// In flight at once per unprivileged user: the sender's limit of open files, over all channels together. Source:
+/// unix(7), ETOOMANYREFS.
+fn warn_of_tight_limits(settings: &Settings) {
+    let lanes = u64::from(settings.plan.worker_count) * settings.listeners.len() as u64;
+    let in_flight = lanes * u64::from(settings.queue_max);
+    let limit = settings.command.open_files.map_or(u64::MAX, |limit| limit.hard);
+    if in_flight > limit / 2 {
+        log::warn!(
+            "up to {in_flight} connections may be in flight, and the limit of open files is {limit}: dealing may pause; raise `ulimit -n` or lower --queue-max"
+        );
+    }
+}
+
+fn announce(settings: &Settings, primary: &Primary, is_demo: bool) {
+    let (workers, command) = (settings.plan.worker_count, settings.command.display());
+    log::info!("name={} pid={} version={}", settings.name, std::process::id(), env!("CARGO_PKG_VERSION"));
+    for address in primary.addresses() {
+        log::info!("dealing {address} to workers={workers} command=`{command}`");
+    }
+    if is_demo && let Some(first) = primary.addresses().next() {
+        match first {
+            Address::Tcp { .. } => log::info!("try: curl http://{first}/ (again and again: every worker in turn)"),
+            Address::Unix(path) => log::info!("try: curl --unix-socket {} http://localhost/", path.display()),
+        }
+    }
+}
+
+fn conclude(ending: &Ending, command: &str, shutdown_timeout: std::time::Duration) -> Result<(), Failure> {
+    let detail = ending.last_failure.as_deref().unwrap_or("it failed");
+    match ending.outcome {
+        Outcome::Stopped | Outcome::WorkersEnded { all_succeeded: true } => {
+            log::info!("stopped");
+            Ok(())
+        }
+        Outcome::StoppedByForce => {
+            let timeout = humantime::format_duration(shutdown_timeout);
+            let line =
+                format!("stopped, but workers had not finished and were cut off (--shutdown-timeout is {timeout})");
+            Err(Failure::new(Exit::Failed, line))
+        }
+        Outcome::WorkersEnded { all_succeeded: false } => {
+            Err(Failure::new(Exit::Failed, "the last worker has ended, not all of them with exit code 0 (--respawn)"))
+        }
+        Outcome::GaveUp(why) => {
+            let remedy = match why {
+                GaveUp::NoCommand => "check the path after --",
+                GaveUp::Burst => "run it by hand to see what it says",
+                GaveUp::NeverReady => {
+                    "it must use croupier's worker library; if it only starts slowly, raise --start-timeout"
+                }
+            };
+            Err(Failure::new(
+                Exit::CannotStartWorkers,
+                format!("cannot start workers: `{command}`: {detail}; {remedy}"),
+            ))
+        }
+    }
+}

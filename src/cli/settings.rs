@@ -1,0 +1,110 @@
+//! From options to settings: the defaults, and the checks that need to look at this machine.
+
+use std::ffi::OsString;
+use std::time::Duration;
+
+use super::arguments::{Burst, RespawnWhen, RunOptions, WorkerCount};
+use super::{Exit, Failure};
+use crate::primary::address::Address;
+use crate::primary::settings::{Command, QUEUE_MAX_DEFAULT, Settings};
+use crate::primary::supervisor::{Plan, Respawn};
+
+const LISTEN: &str = "127.0.0.1:8000";
+const BACKLOG: u32 = 4096;
+const BURST: Burst = Burst { failures_max: 5, window: Duration::from_secs(10) };
+const START_TIMEOUT: Duration = Duration::from_secs(30);
+const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(30);
+const KILL_DELAY: Duration = Duration::from_secs(2);
+
+/// The settings that `options` ask for.
+///
+/// # Errors
+/// [`Exit::Usage`] for a host that does not exist, a directory that is none, and the like.
+pub(super) fn resolve(options: RunOptions) -> Result<Settings, Failure> {
+    let mut listeners = options.listen;
+    if listeners.is_empty() {
+        listeners.push(LISTEN.parse().expect("the default is an address"));
+    }
+    check_hosts(&listeners)?;
+    let burst = options.respawn_burst.unwrap_or(BURST);
+    let plan = Plan {
+        worker_count: worker_count(options.workers)?,
+        respawn: match options.respawn.unwrap_or(RespawnWhen::Always) {
+            RespawnWhen::Always => Respawn::Always,
+            RespawnWhen::OnFailure => Respawn::OnFailure,
+            RespawnWhen::Never => Respawn::Never,
+        },
+        burst_max: burst.failures_max,
+        burst_window: burst.window,
+        start_timeout: options.start_timeout.unwrap_or(START_TIMEOUT),
+        shutdown_timeout: options.shutdown_timeout.unwrap_or(SHUTDOWN_TIMEOUT),
+        kill_delay: options.kill_delay.unwrap_or(KILL_DELAY),
+        shutdown_delay: options.shutdown_delay.unwrap_or(Duration::ZERO),
+    };
+    if let Some(directory) = options.chdir.as_ref().filter(|directory| !directory.is_dir()) {
+        return Err(Failure::new(Exit::Usage, format!("--chdir {}: there is no such directory", directory.display())));
+    }
+    let (program, arguments) = match options.command.split_first() {
+        Some((program, arguments)) => (program.clone(), arguments.to_vec()),
+        None => demo_command()?,
+    };
+    Ok(Settings {
+        name: options.name.unwrap_or_else(|| default_name(&listeners[0])),
+        listeners,
+        backlog: options.backlog.unwrap_or(BACKLOG),
+        queue_max: options.queue_max.unwrap_or(QUEUE_MAX_DEFAULT),
+        connections_max: options.connections_max,
+        command: Command {
+            program,
+            arguments,
+            variables: options.env.into_iter().map(|it| (it.name.into(), it.value.into())).collect(),
+            directory: options.chdir,
+            open_files: None,
+        },
+        plan,
+    })
+}
+
+fn check_hosts(listeners: &[Address]) -> Result<(), Failure> {
+    for (index, address) in listeners.iter().enumerate() {
+        if listeners[..index].contains(address) && !matches!(address, Address::Tcp { port: 0, .. }) {
+            return Err(Failure::new(Exit::Usage, format!("--listen {address} is there twice: once is enough")));
+        }
+        if let Address::Tcp { host, port } = address {
+            Address::resolve(host, *port).map_err(|error| {
+                Failure::new(Exit::Usage, format!("--listen {address}: unknown host ({error}); give its IP address"))
+            })?;
+        }
+    }
+    Ok(())
+}
+
+/// `WEB_CONCURRENCY` is what hosting platforms set for programs of this kind.
+fn worker_count(wanted: Option<WorkerCount>) -> Result<u32, Failure> {
+    let wanted = match (wanted, std::env::var("WEB_CONCURRENCY")) {
+        (Some(wanted), _) => wanted,
+        (None, Ok(text)) if !text.is_empty() => text
+            .parse()
+            .map_err(|why| Failure::new(Exit::Usage, format!("WEB_CONCURRENCY={text}: {why}, or unset it")))?,
+        (None, _) => WorkerCount::Auto,
+    };
+    Ok(match wanted {
+        WorkerCount::Exactly(count) => count,
+        // Affinity and cgroup quota are taken into account by the standard library.
+        WorkerCount::Auto => std::thread::available_parallelism().map_or(1, |count| count.get() as u32),
+    })
+}
+
+fn demo_command() -> Result<(OsString, Vec<OsString>), Failure> {
+    let program = std::env::current_exe().map_err(|error| {
+        Failure::new(Exit::CannotStartWorkers, format!("cannot find this program's own file for the demo: {error}"))
+    })?;
+    Ok((program.into(), vec!["demo".into()]))
+}
+
+fn default_name(first: &Address) -> String {
+    match first {
+        Address::Tcp { host, port } => format!("croupier-{host}-{port}"),
+        Address::Unix(path) => format!("croupier{}", path.display().to_string().replace('/', "-")),
+    }
+}

@@ -1,0 +1,42 @@
+//! How workers are spoken to. The core knows what a worker said, not how.
+
+pub mod native;
+
+use crate::protocol::ids::LaneId;
+
+/// What a worker said, in whatever dialect.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Said {
+    /// It is there.
+    Hello {
+        /// The process that speaks.
+        pid: u32,
+        /// Its soft limit of open files.
+        open_files_max: u64,
+    },
+    /// It wants a lane.
+    Listen(ListenRequest),
+    /// It takes from a lane.
+    Listening(LaneId),
+    /// It has closed its end of a lane.
+    Close(LaneId),
+    /// Something that this version does not know; nothing follows from it.
+    Unknown,
+    /// Something that no worker says: end it.
+    Garbage(String),
+    /// It has closed its channel, or has gone.
+    End,
+}
+
+/// The wish for a lane.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ListenRequest {
+    /// To be repeated in the answer.
+    pub request: u32,
+    /// Which listener; `None`: the first declared one.
+    pub address: Option<String>,
+    /// The worker's own bound on untaken connections.
+    pub queue_max: Option<u32>,
+    /// The worker's own bound on open connections.
+    pub connections_max: Option<u32>,
+}

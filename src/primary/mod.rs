@@ -1,0 +1,25 @@
+//! The primary: it owns the listening sockets, accepts, deals, and keeps the workers.
+//!
+//! ```text
+//!   readiness ─▶ event_loop ─▶ pure decision ─▶ effect ─▶ event_loop ─▶ I/O
+//!                              scheduler   whose turn it is
+//!                              room        who has room
+//!                              lifecycle   where a worker stands
+//!                              supervisor  which workers there should be
+//! ```
+//! One thread, one loop, one register of workers. The pure files know no socket and no clock.
+
+pub mod address;
+mod dealing;
+mod dialect;
+mod event_loop;
+mod lifecycle;
+mod listeners;
+pub mod room;
+pub mod scheduler;
+pub mod settings;
+pub mod supervisor;
+mod workers;
+
+pub use event_loop::{Ending, Primary, StartError};
+pub use listeners::BindError;

@@ -1,0 +1,166 @@
+//! Whose turn it is. Pure.
+//!
+//! Every listener has one rotation over the slots of its workers. A slot that has room is in it, one that has none
+//! is skipped and keeps its place. Finding the next one does not depend on how many there are: the slots are bits,
+//! and a second layer of bits says which words of the first are not empty.
+
+/// The rotation of one listener.
+#[derive(Debug, Clone, Default)]
+pub struct Rotation {
+    with_room: Bits,
+    /// Where the search for the next one begins: after the last one that was dealt to.
+    next: usize,
+}
+
+impl Rotation {
+    /// An empty rotation.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Says whether the worker at `slot` has room.
+    pub fn set_room(&mut self, slot: usize, has_room: bool) {
+        self.with_room.set(slot, has_room);
+    }
+
+    /// The slot whose turn it is, or `None` if nobody has room. Its turn ends with [`advance`](Self::advance).
+    pub fn pick(&self) -> Option<usize> {
+        self.with_room.first_from(self.next).or_else(|| self.with_room.first_from(0))
+    }
+
+    /// `slot` has had its turn.
+    pub fn advance(&mut self, slot: usize) {
+        self.next = slot + 1;
+    }
+}
+
+const WORD: usize = u64::BITS as usize;
+
+/// A set of small numbers in two layers.
+#[derive(Debug, Clone, Default)]
+struct Bits {
+    words: Vec<u64>,
+    /// Bit `i` is set if `words[i]` is not 0.
+    summary: Vec<u64>,
+}
+
+impl Bits {
+    fn set(&mut self, index: usize, value: bool) {
+        let word = index / WORD;
+        if word >= self.words.len() {
+            self.words.resize(word + 1, 0);
+            self.summary.resize(word / WORD + 1, 0);
+        }
+        assign(&mut self.words[word], index % WORD, value);
+        assign(&mut self.summary[word / WORD], word % WORD, self.words[word] != 0);
+    }
+
+    /// The smallest member that is `from` or more.
+    fn first_from(&self, from: usize) -> Option<usize> {
+        let word = from / WORD;
+        if let Some(bit) = self.words.get(word).and_then(|bits| first_bit_from(*bits, from % WORD)) {
+            return Some(word * WORD + bit);
+        }
+        let word = first_in(&self.summary, word + 1)?;
+        Some(word * WORD + self.words[word].trailing_zeros() as usize)
+    }
+}
+
+/// The first set bit that is `from` or more, over all of `words`.
+fn first_in(words: &[u64], from: usize) -> Option<usize> {
+    let start = from / WORD;
+    let (first, rest) = words.get(start..)?.split_first()?;
+    if let Some(bit) = first_bit_from(*first, from % WORD) {
+        return Some(start * WORD + bit);
+    }
+    let skipped = rest.iter().position(|bits| *bits != 0)?;
+    Some((start + 1 + skipped) * WORD + rest[skipped].trailing_zeros() as usize)
+}
+
+fn first_bit_from(bits: u64, from: usize) -> Option<usize> {
+    let rest = bits & (u64::MAX << from);
+    (rest != 0).then(|| rest.trailing_zeros() as usize)
+}
+
+fn assign(bits: &mut u64, bit: usize, value: bool) {
+    *bits = *bits & !(1 << bit) | u64::from(value) << bit;
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn deal(rotation: &mut Rotation, count: usize) -> Vec<usize> {
+        let mut order = Vec::new();
+        for _ in 0..count {
+            let Some(slot) = rotation.pick() else { break };
+            rotation.advance(slot);
+            order.push(slot);
+        }
+        order
+    }
+
+    #[test]
+    fn with_room_everywhere_everyone_gets_the_same() {
+        let mut rotation = Rotation::new();
+        (0..3).for_each(|slot| rotation.set_room(slot, true));
+        assert_eq!(deal(&mut rotation, 7), [0, 1, 2, 0, 1, 2, 0]);
+    }
+
+    #[test]
+    fn a_slot_without_room_is_skipped_and_keeps_its_place() {
+        let mut rotation = Rotation::new();
+        (0..3).for_each(|slot| rotation.set_room(slot, slot != 1));
+        assert_eq!(deal(&mut rotation, 3), [0, 2, 0]);
+        rotation.set_room(1, true);
+        assert_eq!(deal(&mut rotation, 3), [1, 2, 0]);
+    }
+
+    #[test]
+    fn nobody_with_room_is_nobody() {
+        let mut rotation = Rotation::new();
+        assert_eq!(rotation.pick(), None);
+        rotation.set_room(5, true);
+        rotation.set_room(5, false);
+        assert_eq!(rotation.pick(), None);
+    }
+
+    proptest! {
+        /// The obvious slow way gives the same order, whoever comes and goes in between.
+        #[test]
+        fn the_order_is_that_of_a_plain_search(
+            size in 1usize..5000, changes in proptest::collection::vec((any::<prop::sample::Index>(), any::<bool>(), 0usize..4), 1..200)
+        ) {
+            let mut rotation = Rotation::new();
+            let mut plain = vec![false; size];
+            let mut next = 0;
+            for (index, has_room, deals) in changes {
+                let slot = index.index(size);
+                rotation.set_room(slot, has_room);
+                plain[slot] = has_room;
+                for _ in 0..deals {
+                    let expected = (0..size).map(|step| (next + step) % size).find(|slot| plain[*slot]);
+                    prop_assert_eq!(rotation.pick(), expected);
+                    if let Some(slot) = expected {
+                        rotation.advance(slot);
+                        next = (slot + 1) % size;
+                    }
+                }
+            }
+        }
+
+        /// With everyone ready, from 1 to 1024 workers, the shares differ by at most one.
+        #[test]
+        fn shares_differ_by_at_most_one(workers in 1usize..=1024, connections in 0usize..5000) {
+            let mut rotation = Rotation::new();
+            (0..workers).for_each(|slot| rotation.set_room(slot, true));
+            let mut shares = vec![0u32; workers];
+            deal(&mut rotation, connections).into_iter().for_each(|slot| shares[slot] += 1);
+            let (least, most) = (shares.iter().min().unwrap(), shares.iter().max().unwrap());
+            prop_assert!(most - least <= 1);
+            prop_assert_eq!(shares.iter().sum::<u32>() as usize, connections);
+        }
+    }
+}

@@ -1,0 +1,60 @@
+//! What a primary is to do. Plain data, already validated by whoever made it.
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+
+use super::address::Address;
+use super::supervisor::Plan;
+use crate::sys::limits::OpenFiles;
+
+/// The settings of one primary.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// Names this primary in logs.
+    pub name: String,
+    /// Bound in this order before any worker starts.
+    pub listeners: Vec<Address>,
+    /// The backlog of every listener. The kernel caps it at `net.core.somaxconn`.
+    pub backlog: u32,
+    /// The most untaken connections per lane, 1 to [`QUEUE_MAX_LIMIT`].
+    pub queue_max: u32,
+    /// The most open connections per lane; `None`: what the worker's limit of open files allows, less
+    /// [`OPEN_FILES_RESERVED`], divided by the number of listeners.
+    pub connections_max: Option<u64>,
+    /// What a worker is.
+    pub command: Command,
+    /// How many there are, when they are replaced, and how long things may take.
+    pub plan: Plan,
+}
+
+/// How a worker is started.
+#[derive(Debug, Clone)]
+pub struct Command {
+    /// Looked up in `PATH` if it has no slash.
+    pub program: OsString,
+    /// Without the program's own name.
+    pub arguments: Vec<OsString>,
+    /// Added to the environment of the primary.
+    pub variables: Vec<(OsString, OsString)>,
+    /// `None`: the primary's.
+    pub directory: Option<PathBuf>,
+    /// `None`: the primary's.
+    pub open_files: Option<OpenFiles>,
+}
+
+/// The queue of the socket itself takes 278 records at the default buffer size; `queue_max` must stay below.
+pub const QUEUE_MAX_LIMIT: u32 = 256;
+
+/// The default of [`Settings::queue_max`]: see "Benchmarks" in the README for how it was chosen.
+pub const QUEUE_MAX_DEFAULT: u32 = 8;
+
+/// Descriptors that a worker keeps for itself: files, logs, connections to databases.
+pub const OPEN_FILES_RESERVED: u64 = 64;
+
+impl Command {
+    /// The command as a person would type it, for logs and errors.
+    pub fn display(&self) -> String {
+        let words = std::iter::once(&self.program).chain(&self.arguments);
+        words.map(|word| word.to_string_lossy().into_owned()).collect::<Vec<_>>().join(" ")
+    }
+}

@@ -1,0 +1,490 @@
+//! Which workers there should be, and when croupier itself ends. Pure: events and the time in, effects out.
+//!
+//! ```text
+//!            Stop(Graceful)          delay over            ListenersEnded
+//!   Running ───────────────▶ Delaying ─────────▶ Ending ──────────────────▶ Draining
+//!      │  │                      │                 │  shutdown-timeout          │ shutdown-timeout
+//!      │  └ Stop(Fast) ──────────┴────────┬────────┴────────────────────────────┘
+//!      │  └ giving up ────────────────────▼
+//!      │                             Terminating ──── kill-delay ────▶ Killing
+//!      └ nothing left to respawn ─────────┐
+//!                                         ▼  (from every state: when the last worker has gone)
+//!                                      Finished
+//! ```
+
+use std::collections::VecDeque;
+use std::time::Duration;
+
+use crate::protocol::ids::{Slot, WorkerId};
+use crate::protocol::time::Monotonic;
+
+/// The shortest and the longest pause before a worker that never became ready is started again; doubled each time.
+pub const BACKOFF_MIN: Duration = Duration::from_millis(100);
+/// See [`BACKOFF_MIN`].
+pub const BACKOFF_MAX: Duration = Duration::from_secs(30);
+/// A worker that was ready for at least this long is replaced at once, a shorter-lived one after [`BACKOFF_MIN`].
+pub const SETTLED: Duration = Duration::from_secs(1);
+
+/// Whether an ended worker is replaced.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Respawn {
+    /// Whatever its exit.
+    Always,
+    /// Unless it exited with code 0.
+    OnFailure,
+    /// Never.
+    Never,
+}
+
+/// What the supervisor goes by.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Plan {
+    /// How many workers there should be.
+    pub worker_count: u32,
+    /// Whether an ended worker is replaced.
+    pub respawn: Respawn,
+    /// This many failures of workers that were never ready ...
+    pub burst_max: u32,
+    /// ... within this time, while nobody is ready, and croupier gives up.
+    pub burst_window: Duration,
+    /// A worker that is not ready by then is killed.
+    pub start_timeout: Duration,
+    /// How long listeners and workers may take to finish.
+    pub shutdown_timeout: Duration,
+    /// From SIGTERM to SIGKILL.
+    pub kill_delay: Duration,
+    /// How long a graceful stop goes on as if nothing had happened.
+    pub shutdown_delay: Duration,
+}
+
+/// How a worker came to its end, as far as the supervisor cares.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Ended {
+    /// It exited with code 0.
+    pub is_success: bool,
+    /// Since when it had been ready, if it ever was.
+    pub ready_since: Option<Monotonic>,
+}
+
+/// What happened.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Event {
+    /// Croupier begins.
+    Begun,
+    /// A worker's process runs.
+    Started(Slot, WorkerId),
+    /// A worker could not be started. `permanent`: the command is not there or not executable.
+    StartFailed {
+        /// For which slot.
+        slot: Slot,
+        /// Trying again will not help.
+        permanent: bool,
+    },
+    /// A worker listens.
+    Ready(WorkerId),
+    /// A worker has closed its control channel; its process may go on for a while.
+    Disconnected(WorkerId),
+    /// A worker's process has ended.
+    Exited(WorkerId, Ended),
+    /// Somebody wants croupier to end.
+    StopRequested(Stop),
+    /// The listeners are closed, and everything they had accepted is dealt.
+    ListenersEnded,
+    /// Time has passed.
+    TimePassed,
+}
+
+/// How to end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Stop {
+    /// Every client is served to the end.
+    Graceful,
+    /// At once.
+    Fast,
+}
+
+/// What is to be done.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Effect {
+    /// Start a worker in this slot.
+    Start(Slot),
+    /// End the listeners without losing anybody in their backlogs; report `ListenersEnded`.
+    EndListeners,
+    /// Close the listeners at once.
+    CloseListeners,
+    /// Tell a worker to finish.
+    Disconnect(WorkerId),
+    /// SIGTERM to a worker.
+    Terminate(WorkerId),
+    /// SIGKILL to a worker's process group.
+    Kill(WorkerId, KillReason),
+    /// Everything has ended: leave.
+    Finish(Outcome),
+}
+
+/// Why a worker is killed, for the log.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum KillReason {
+    /// It was not ready in time.
+    StartTimeout,
+    /// It did not end in time after SIGTERM.
+    KillDelay,
+    /// It had closed its control channel and did not end.
+    Lingering,
+}
+
+/// Why croupier ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Outcome {
+    /// It was asked to, and every worker finished.
+    Stopped,
+    /// It was asked to, and workers had to be cut off.
+    StoppedByForce,
+    /// No worker is left and none is to be respawned.
+    WorkersEnded {
+        /// All of them exited with code 0.
+        all_succeeded: bool,
+    },
+    /// Workers cannot be started.
+    GaveUp(GaveUp),
+}
+
+/// Why workers cannot be started.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum GaveUp {
+    /// The command is not there or not executable.
+    NoCommand,
+    /// Too many ended before they were ready.
+    Burst,
+    /// One was not ready in time, and none ever was.
+    NeverReady,
+}
+
+/// The supervisor.
+#[derive(Debug)]
+pub struct Supervisor {
+    plan: Plan,
+    slots: Vec<Seat>,
+    phase: Phase,
+    /// When workers that were never ready ended, the latest ones.
+    failures: VecDeque<Monotonic>,
+    anyone_was_ready: bool,
+    anyone_failed: bool,
+    /// Becomes the outcome when the last worker has gone.
+    outcome: Outcome,
+    deadline: Option<Monotonic>,
+}
+
+/// One slot.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Seat {
+    occupant: Occupant,
+    /// Ends without having been ready, in a row.
+    failures_in_row: u32,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Occupant {
+    /// Nobody, until then.
+    Vacant { start_at: Monotonic },
+    /// `Start` is on its way.
+    Requested,
+    /// A worker that is to be ready by then.
+    Starting { worker: WorkerId, deadline: Monotonic },
+    /// A worker that has become ready.
+    Ready { worker: WorkerId },
+    /// A worker that was killed for not becoming ready.
+    TimedOut { worker: WorkerId },
+    /// A worker that finishes, until then.
+    Leaving { worker: WorkerId, deadline: Monotonic },
+    /// A worker that was killed for not finishing.
+    Killed { worker: WorkerId },
+    /// Nobody, and nobody will come.
+    Done,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Phase {
+    Running,
+    Delaying { until: Monotonic },
+    Ending { deadline: Monotonic },
+    Draining { deadline: Monotonic },
+    Terminating { kill_at: Monotonic },
+    Killing,
+    Finished,
+}
+
+impl Supervisor {
+    /// A supervisor that has done nothing yet; its first event is [`Event::Begun`].
+    pub fn new(plan: Plan) -> Self {
+        let seat = Seat { occupant: Occupant::Done, failures_in_row: 0 };
+        Self {
+            plan,
+            slots: vec![seat; plan.worker_count as usize],
+            phase: Phase::Running,
+            failures: VecDeque::new(),
+            anyone_was_ready: false,
+            anyone_failed: false,
+            outcome: Outcome::Stopped,
+            deadline: None,
+        }
+    }
+
+    /// What follows from `event` at `now`.
+    pub fn handle(&mut self, event: Event, now: Monotonic) -> Vec<Effect> {
+        let mut effects = Vec::new();
+        match event {
+            Event::Begun => self.begin(now),
+            Event::Started(slot, worker) => self.started(slot, worker, now, &mut effects),
+            Event::StartFailed { slot, permanent } => self.start_failed(slot, permanent, now, &mut effects),
+            Event::Ready(worker) => self.ready(worker),
+            Event::Disconnected(worker) => self.disconnected(worker, now),
+            Event::Exited(worker, ended) => self.exited(worker, ended, now, &mut effects),
+            Event::StopRequested(stop) => self.stop_requested(stop, now, &mut effects),
+            Event::ListenersEnded => self.listeners_ended(&mut effects),
+            Event::TimePassed => {}
+        }
+        self.let_time_pass(now, &mut effects);
+        self.finish_if_over(&mut effects);
+        self.deadline = self.next_deadline();
+        effects
+    }
+
+    /// When [`Event::TimePassed`] is due, unless something else happens first.
+    pub fn deadline(&self) -> Option<Monotonic> {
+        self.deadline
+    }
+
+    fn next_deadline(&self) -> Option<Monotonic> {
+        let of_phase = match self.phase {
+            Phase::Running | Phase::Killing | Phase::Finished => None,
+            Phase::Delaying { until } => Some(until),
+            Phase::Ending { deadline } | Phase::Draining { deadline } => Some(deadline),
+            Phase::Terminating { kill_at } => Some(kill_at),
+        };
+        let of_slots = self.slots.iter().filter_map(|seat| match seat.occupant {
+            Occupant::Vacant { start_at } if self.is_running() => Some(start_at),
+            Occupant::Starting { deadline, .. } | Occupant::Leaving { deadline, .. } if self.is_running() => {
+                Some(deadline)
+            }
+            _ => None,
+        });
+        of_slots.chain(of_phase).min()
+    }
+
+    /// When the next worker of `slot` will be started, if nobody is there.
+    pub fn starts_at(&self, slot: Slot) -> Option<Monotonic> {
+        match self.slots.get(slot.0 as usize)?.occupant {
+            Occupant::Vacant { start_at } if self.is_running() => Some(start_at),
+            _ => None,
+        }
+    }
+
+    /// No stop is under way (or it has not begun to show yet).
+    pub fn is_running(&self) -> bool {
+        matches!(self.phase, Phase::Running | Phase::Delaying { .. })
+    }
+
+    fn begin(&mut self, now: Monotonic) {
+        for seat in &mut self.slots {
+            seat.occupant = Occupant::Vacant { start_at: now };
+        }
+    }
+
+    fn started(&mut self, slot: Slot, worker: WorkerId, now: Monotonic, effects: &mut Vec<Effect>) {
+        let deadline = now + self.plan.start_timeout;
+        self.slots[slot.0 as usize].occupant = Occupant::Starting { worker, deadline };
+        if !self.is_running() {
+            effects.push(Effect::Terminate(worker));
+        }
+    }
+
+    fn start_failed(&mut self, slot: Slot, permanent: bool, now: Monotonic, effects: &mut Vec<Effect>) {
+        self.slots[slot.0 as usize].occupant = Occupant::Vacant { start_at: now };
+        if !self.is_running() {
+            return;
+        }
+        if permanent && !self.anyone_was_ready {
+            self.give_up(GaveUp::NoCommand, now, effects);
+        } else {
+            self.failed_to_start(slot.0 as usize, now, effects);
+        }
+    }
+
+    fn ready(&mut self, worker: WorkerId) {
+        self.anyone_was_ready = true;
+        if let Some(seat) = self.seat_of(worker)
+            && matches!(seat.occupant, Occupant::Starting { .. })
+        {
+            *seat = Seat { occupant: Occupant::Ready { worker }, failures_in_row: 0 };
+        }
+    }
+
+    fn disconnected(&mut self, worker: WorkerId, now: Monotonic) {
+        let deadline = now + self.plan.shutdown_timeout;
+        if let Some(seat) = self.seat_of(worker)
+            && matches!(seat.occupant, Occupant::Starting { .. } | Occupant::Ready { .. })
+        {
+            seat.occupant = Occupant::Leaving { worker, deadline };
+        }
+    }
+
+    fn exited(&mut self, worker: WorkerId, ended: Ended, now: Monotonic, effects: &mut Vec<Effect>) {
+        let Some(slot) = self.slots.iter().position(|seat| seat.worker() == Some(worker)) else { return };
+        let timed_out = self.slots[slot].occupant == Occupant::TimedOut { worker };
+        self.slots[slot].occupant = Occupant::Done;
+        self.anyone_failed |= !ended.is_success;
+        let replace = match self.plan.respawn {
+            Respawn::Always => true,
+            Respawn::OnFailure => !ended.is_success,
+            Respawn::Never => false,
+        };
+        if !replace || !self.is_running() {
+            return;
+        }
+        match ended.ready_since {
+            Some(since) if now.since(since) >= SETTLED => self.start_after(slot, Duration::ZERO, now),
+            Some(_) => self.start_after(slot, BACKOFF_MIN, now),
+            None if timed_out && !self.anyone_was_ready => self.give_up(GaveUp::NeverReady, now, effects),
+            None => self.failed_to_start(slot, now, effects),
+        }
+    }
+
+    fn stop_requested(&mut self, stop: Stop, now: Monotonic, effects: &mut Vec<Effect>) {
+        match (stop, self.phase) {
+            (_, Phase::Terminating { .. } | Phase::Killing | Phase::Finished) => {}
+            (Stop::Graceful, Phase::Running) => {
+                self.phase = Phase::Delaying { until: now + self.plan.shutdown_delay };
+            }
+            (Stop::Graceful, Phase::Delaying { .. } | Phase::Ending { .. } | Phase::Draining { .. }) => {}
+            (Stop::Fast, _) => self.terminate(now, effects),
+        }
+    }
+
+    fn listeners_ended(&mut self, effects: &mut Vec<Effect>) {
+        if let Phase::Ending { deadline } = self.phase {
+            self.phase = Phase::Draining { deadline };
+            effects.extend(self.workers().map(Effect::Disconnect));
+        }
+    }
+
+    fn let_time_pass(&mut self, now: Monotonic, effects: &mut Vec<Effect>) {
+        match self.phase {
+            Phase::Delaying { until } if now >= until => {
+                self.phase = Phase::Ending { deadline: now + self.plan.shutdown_timeout };
+                effects.push(Effect::EndListeners);
+            }
+            Phase::Ending { deadline } | Phase::Draining { deadline } if now >= deadline => {
+                self.outcome = Outcome::StoppedByForce;
+                self.terminate(now, effects);
+            }
+            Phase::Terminating { kill_at } if now >= kill_at => {
+                self.phase = Phase::Killing;
+                let mut workers = self.workers().peekable();
+                let by_force = workers.peek().is_some();
+                effects.extend(workers.map(|worker| Effect::Kill(worker, KillReason::KillDelay)));
+                if by_force && self.outcome == Outcome::Stopped {
+                    self.outcome = Outcome::StoppedByForce;
+                }
+            }
+            _ => {}
+        }
+        if self.is_running() {
+            self.fill_slots(now, effects);
+        }
+    }
+
+    fn fill_slots(&mut self, now: Monotonic, effects: &mut Vec<Effect>) {
+        for (slot, seat) in (0..).map(Slot).zip(&mut self.slots) {
+            match seat.occupant {
+                Occupant::Vacant { start_at } if now >= start_at => {
+                    seat.occupant = Occupant::Requested;
+                    effects.push(Effect::Start(slot));
+                }
+                Occupant::Starting { worker, deadline } if now >= deadline => {
+                    seat.occupant = Occupant::TimedOut { worker };
+                    effects.push(Effect::Kill(worker, KillReason::StartTimeout));
+                }
+                Occupant::Leaving { worker, deadline } if now >= deadline => {
+                    seat.occupant = Occupant::Killed { worker };
+                    effects.push(Effect::Kill(worker, KillReason::Lingering));
+                }
+                _ => {}
+            }
+        }
+    }
+
+    /// A worker ended, or could not be started, before it was ready.
+    fn failed_to_start(&mut self, slot: usize, now: Monotonic, effects: &mut Vec<Effect>) {
+        self.failures.push_back(now);
+        while self.failures.front().is_some_and(|first| now.since(*first) > self.plan.burst_window) {
+            self.failures.pop_front();
+        }
+        // With somebody ready, giving up would turn a part of the service missing into all of it.
+        if self.failures.len() >= self.plan.burst_max as usize && !self.anyone_is_ready() {
+            return self.give_up(GaveUp::Burst, now, effects);
+        }
+        let seat = &mut self.slots[slot];
+        let doubled = BACKOFF_MIN.saturating_mul(1 << seat.failures_in_row.min(16));
+        seat.failures_in_row += 1;
+        self.start_after(slot, doubled.min(BACKOFF_MAX), now);
+    }
+
+    fn start_after(&mut self, slot: usize, pause: Duration, now: Monotonic) {
+        self.slots[slot].occupant = Occupant::Vacant { start_at: now + pause };
+    }
+
+    fn give_up(&mut self, why: GaveUp, now: Monotonic, effects: &mut Vec<Effect>) {
+        if self.is_running() {
+            self.outcome = Outcome::GaveUp(why);
+            self.terminate(now, effects);
+        }
+    }
+
+    fn terminate(&mut self, now: Monotonic, effects: &mut Vec<Effect>) {
+        self.phase = Phase::Terminating { kill_at: now + self.plan.kill_delay };
+        effects.push(Effect::CloseListeners);
+        effects.extend(self.workers().map(Effect::Terminate));
+    }
+
+    fn finish_if_over(&mut self, effects: &mut Vec<Effect>) {
+        let nobody_left = self.slots.iter().all(|seat| match seat.occupant {
+            Occupant::Done => true,
+            Occupant::Vacant { .. } => !self.is_running(),
+            _ => false,
+        });
+        if !nobody_left || self.phase == Phase::Finished {
+            return;
+        }
+        if self.is_running() && self.plan.worker_count > 0 {
+            self.outcome = Outcome::WorkersEnded { all_succeeded: !self.anyone_failed };
+        }
+        self.phase = Phase::Finished;
+        effects.extend([Effect::CloseListeners, Effect::Finish(self.outcome)]);
+    }
+
+    fn anyone_is_ready(&self) -> bool {
+        self.slots.iter().any(|seat| matches!(seat.occupant, Occupant::Ready { .. }))
+    }
+
+    fn workers(&self) -> impl Iterator<Item = WorkerId> {
+        self.slots.iter().filter_map(Seat::worker)
+    }
+
+    fn seat_of(&mut self, worker: WorkerId) -> Option<&mut Seat> {
+        self.slots.iter_mut().find(|seat| seat.worker() == Some(worker))
+    }
+}
+
+impl Seat {
+    fn worker(&self) -> Option<WorkerId> {
+        match self.occupant {
+            Occupant::Starting { worker, .. }
+            | Occupant::Ready { worker }
+            | Occupant::TimedOut { worker }
+            | Occupant::Leaving { worker, .. }
+            | Occupant::Killed { worker } => Some(worker),
+            Occupant::Vacant { .. } | Occupant::Requested | Occupant::Done => None,
+        }
+    }
+}

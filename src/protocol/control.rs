@@ -1,0 +1,196 @@
+//! The messages of the control channel. Pure: bytes in, messages out, and back.
+//!
+//! One JSON object per packet, at most [`PACKET_MAX_BYTES`], told apart by `type`. The first message of a worker is
+//! [`FromWorker::Hello`], the first of the primary [`FromPrimary::Welcome`]; both carry [`VERSION`]. A type that the
+//! reader does not know is ignored, so that a newer side can say more to an older one. Fields are only ever added.
+//!
+//! ```text
+//!   worker                                         primary
+//!   {"type":"hello","version":1,...}          ──▶
+//!                                             ◀──  {"type":"welcome","version":1,...}       + scoreboard memfd
+//!   {"type":"listen","request":1}             ──▶
+//!                                             ◀──  {"type":"lane","request":1,"lane":0,...} + deal channel
+//!                                                  or {"type":"refused","request":1,...}
+//!   {"type":"listening","lane":0}             ──▶  connections are dealt from now on
+//!   {"type":"close","lane":0}                 ──▶  no more of them; what is untaken goes to other workers
+//!                                             ◀──  {"type":"disconnect","idle":"close"}     finish, then exit
+//! ```
+
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+
+use super::ids::{LaneId, Slot, WorkerId};
+
+/// The version of this protocol.
+pub const VERSION: u32 = 1;
+
+/// The largest packet on a control channel.
+pub const PACKET_MAX_BYTES: usize = 64 * 1024;
+
+/// What a worker says.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "type", rename_all = "snake_case")]
+pub enum FromWorker {
+    /// The first message.
+    Hello {
+        /// [`VERSION`] of the worker's library.
+        version: u32,
+        /// The process that speaks; not always the one that the primary started (a shell may stand in between).
+        pid: u32,
+        /// Its soft RLIMIT_NOFILE: the most connections it could hold.
+        open_files_max: u64,
+    },
+    /// Asks for a lane of a listener.
+    Listen {
+        /// Chosen by the worker, repeated in the answer.
+        request: u32,
+        /// The listener's address as in `--listen`; absent: the first declared one.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        address: Option<String>,
+        /// The worker's own bound on untaken connections, if lower than the primary's.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        queue_max: Option<u32>,
+        /// The worker's own bound on open connections, if lower than the primary's.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        connections_max: Option<u32>,
+    },
+    /// The lane's channel has arrived and is being read.
+    Listening {
+        /// Which.
+        lane: LaneId,
+    },
+    /// The worker has closed its end of a lane, or is about to.
+    Close {
+        /// Which.
+        lane: LaneId,
+    },
+    /// A type that this version does not know.
+    #[serde(other)]
+    Unknown,
+}
+
+/// What the primary says.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "type", rename_all = "snake_case")]
+pub enum FromPrimary {
+    /// The answer to `hello`; the scoreboard's memfd is attached.
+    Welcome {
+        /// [`VERSION`] of the primary.
+        version: u32,
+        /// Who the worker is.
+        worker: WorkerId,
+        /// Its stable place.
+        slot: Slot,
+        /// How many reloads its primary had done when it was started.
+        generation: u32,
+    },
+    /// The answer to `listen`; the worker's end of the deal channel is attached.
+    Lane {
+        /// Of the question.
+        request: u32,
+        /// The lane's number in messages and on the scoreboard.
+        lane: LaneId,
+        /// The listener's real address.
+        address: String,
+    },
+    /// The other answer to `listen`.
+    Refused {
+        /// Of the question.
+        request: u32,
+        /// What bind(2) or listen(2) would have said.
+        errno: i32,
+        /// For people.
+        reason: String,
+    },
+    /// Finish and exit: no more connections come.
+    Disconnect {
+        /// What to do with idle connections.
+        idle: IdleRule,
+    },
+    /// A type that this version does not know.
+    #[serde(other)]
+    Unknown,
+}
+
+/// What a draining worker does with connections on which no request is in progress.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum IdleRule {
+    /// End them.
+    Close,
+    /// Return them to the primary, which deals them to other workers.
+    GiveBack,
+}
+
+/// A packet that is no message of this protocol.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Malformed {
+    /// What is wrong with it, for the log.
+    pub reason: String,
+}
+
+impl std::fmt::Display for Malformed {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        self.reason.fmt(f)
+    }
+}
+
+/// The packet of a message.
+pub fn encode<M: Serialize>(message: &M) -> Vec<u8> {
+    serde_json::to_vec(message).expect("messages are plain structs with string keys")
+}
+
+/// The message of a packet.
+///
+/// # Errors
+/// [`Malformed`]: end the sender, nothing it says can be trusted.
+pub fn decode<M: DeserializeOwned>(packet: &[u8]) -> Result<M, Malformed> {
+    serde_json::from_slice(packet).map_err(|error| Malformed { reason: format!("not a message: {error}") })
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn messages_look_on_the_wire_as_documented() {
+        let hello = FromWorker::Hello { version: 1, pid: 7, open_files_max: 1024 };
+        assert_eq!(encode(&hello), br#"{"type":"hello","version":1,"pid":7,"open_files_max":1024}"#);
+        let listen = FromWorker::Listen { request: 1, address: None, queue_max: None, connections_max: None };
+        assert_eq!(encode(&listen), br#"{"type":"listen","request":1}"#);
+        let end = FromPrimary::Disconnect { idle: IdleRule::GiveBack };
+        assert_eq!(encode(&end), br#"{"type":"disconnect","idle":"give_back"}"#);
+    }
+
+    #[test]
+    fn an_unknown_type_and_an_unknown_field_are_no_error() {
+        assert_eq!(decode(br#"{"type":"sing","song":"x"}"#), Ok(FromWorker::Unknown));
+        let close = decode(br#"{"type":"close","lane":3,"why":"tired"}"#);
+        assert_eq!(close, Ok(FromWorker::Close { lane: LaneId(3) }));
+    }
+
+    #[test]
+    fn garbage_is_malformed() {
+        for packet in [&b""[..], b"{", b"[]", b"null", b"\xff\xfe", br#"{"type":"close","lane":300}"#, br#"{"type":7}"#]
+        {
+            assert!(decode::<FromWorker>(packet).is_err(), "{packet:?}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn any_listen_survives_the_wire(
+            request: u32, address: Option<String>, queue_max: Option<u32>, connections_max: Option<u32>
+        ) {
+            let message = FromWorker::Listen { request, address, queue_max, connections_max };
+            prop_assert_eq!(decode(&encode(&message)), Ok(message));
+        }
+
+        #[test]
+        fn any_bytes_never_panic(bytes in proptest::collection::vec(any::<u8>(), 0..256)) {
+            let _ = decode::<FromWorker>(&bytes);
+        }
+    }
+}

@@ -1,0 +1,258 @@
+//! The listener of a worker: a lane of the primary's listener, or, without a primary, a socket of its own.
+
+use std::io;
+use std::net::{SocketAddr, ToSocketAddrs};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
+use std::sync::Arc;
+
+use mio::unix::SourceFd;
+use mio::{Interest, Registry, Token, event};
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+
+use super::connection::{Connection, Stream};
+use super::lane::Lane;
+use super::membership::Worker;
+use crate::protocol::Wait;
+use crate::sys::fd_passing;
+
+/// How a listener is asked for.
+#[derive(Debug, Clone, Default)]
+pub struct ListenOptions {
+    pub(super) queue_max: Option<u32>,
+    pub(super) connections_max: Option<u32>,
+    reuse_port: bool,
+    backlog: Option<u32>,
+}
+
+/// Where connections come from. `Send` and `Sync`: any number of threads may accept from one listener.
+///
+/// Dropping it tells the primary, which deals what was not taken to other workers.
+#[derive(Debug)]
+pub struct Listener {
+    source: Source,
+    /// Where it is registered. The primary holds a duplicate of a lane's descriptor, so close(2) alone would leave it
+    /// in our epoll for ever: readable, and no longer removable.
+    registered: Option<Registry>,
+}
+
+#[derive(Debug)]
+enum Source {
+    Lane { lane: Arc<Lane>, worker: Worker, address: String },
+    Tcp(mio::net::TcpListener),
+    Unix(mio::net::UnixListener),
+}
+
+impl ListenOptions {
+    /// The primary's bounds; alone, no `SO_REUSEPORT` and a backlog of 4096.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// At most `queue_max` connections wait untaken for this worker; the primary's own bound holds too. A program
+    /// that serves one connection at a time says 1: the next one then goes to a worker that is free. Under a
+    /// primary only.
+    pub fn queue_max(mut self, queue_max: u32) -> Self {
+        self.queue_max = Some(queue_max.max(1));
+        self
+    }
+
+    /// At most `connections_max` connections are open (untaken ones included) through this listener in this worker;
+    /// the primary's own bound holds too. Under a primary only.
+    pub fn connections_max(mut self, connections_max: u32) -> Self {
+        self.connections_max = Some(connections_max.max(1));
+        self
+    }
+
+    /// `SO_REUSEPORT`: several processes bind the same address and the kernel spreads the connections. Alone only.
+    pub fn reuse_port(mut self, reuse_port: bool) -> Self {
+        self.reuse_port = reuse_port;
+        self
+    }
+
+    /// The backlog of listen(2). Alone only: under a primary the listener is the primary's.
+    pub fn backlog(mut self, backlog: u32) -> Self {
+        self.backlog = Some(backlog);
+        self
+    }
+
+    /// Listens on `address`: `HOST:PORT`, `[IPV6]:PORT`, `unix:PATH`, or `fd:N`, a listening socket that this
+    /// process inherited.
+    ///
+    /// # Errors
+    /// Under a primary what it answers: `AddrNotAvailable` if the address is not one of its declared listeners (the
+    /// text lists them). Alone those of getaddrinfo(3), bind(2) and listen(2).
+    pub fn bind(&self, address: &str) -> io::Result<Listener> {
+        match Worker::from_env()? {
+            Some(worker) => worker.listen(Some(address), self),
+            None => self.bind_here(address),
+        }
+    }
+
+    fn bind_here(&self, address: &str) -> io::Result<Listener> {
+        let source = if let Some(path) = address.strip_prefix("unix:") {
+            Source::Unix(mio::net::UnixListener::bind(path)?)
+        } else if let Some(number) = address.strip_prefix("fd:") {
+            Source::Tcp(mio::net::TcpListener::from_std(inherited_listener(number)?))
+        } else {
+            Source::Tcp(mio::net::TcpListener::from_std(self.bind_tcp(address)?))
+        };
+        Ok(Listener { source, registered: None })
+    }
+
+    fn bind_tcp(&self, address: &str) -> io::Result<std::net::TcpListener> {
+        let address = address.to_socket_addrs()?.next().ok_or(io::ErrorKind::AddrNotAvailable)?;
+        let domain = socket2::Domain::for_address(address);
+        let socket = socket2::Socket::new(domain, socket2::Type::STREAM.nonblocking(), None)?;
+        socket.set_reuse_address(true)?;
+        if self.reuse_port {
+            socket.set_reuse_port(true)?;
+        }
+        socket.bind(&address.into())?;
+        socket.listen(self.backlog.unwrap_or(4096).min(i32::MAX as u32) as i32)?;
+        Ok(socket.into())
+    }
+}
+
+fn inherited_listener(number: &str) -> io::Result<std::net::TcpListener> {
+    let number: RawFd = number.parse().map_err(|_| io::ErrorKind::InvalidInput)?;
+    let listener = std::net::TcpListener::from(fd_passing::adopt_fd(number)?);
+    listener.set_nonblocking(true)?;
+    Ok(listener)
+}
+
+impl Listener {
+    /// Listens on `address` with the default [`ListenOptions`].
+    ///
+    /// # Errors
+    /// As [`ListenOptions::bind`].
+    pub fn bind(address: &str) -> io::Result<Self> {
+        ListenOptions::new().bind(address)
+    }
+
+    pub(super) fn from_lane(lane: Arc<Lane>, worker: Worker, address: String) -> Self {
+        Self { source: Source::Lane { lane, worker, address }, registered: None }
+    }
+
+    /// Sleeps until there is a connection; it blocks. `None`: the listener is closed, and every connection that had
+    /// been dealt to it was taken. All threads that wait get it.
+    ///
+    /// # Errors
+    /// Those of accept(2) when this process listens itself; `EMFILE` and the like pass by themselves when
+    /// connections are closed.
+    pub fn accept(&self) -> io::Result<Option<Connection>> {
+        let accepted = match &self.source {
+            Source::Lane { lane, .. } => take(lane, Wait::Block),
+            Source::Tcp(_) | Source::Unix(_) => loop {
+                match self.try_accept() {
+                    Err(error) if error.kind() == io::ErrorKind::WouldBlock => self.wait_readable()?,
+                    other => break other,
+                }
+            },
+        };
+        if let Ok(Some(connection)) = &accepted {
+            connection.set_nonblocking(false)?;
+        }
+        accepted
+    }
+
+    /// The next connection, in non-blocking mode. `None`: the listener is closed (as [`accept`](Self::accept)).
+    ///
+    /// # Errors
+    /// `WouldBlock` when none waits. Otherwise as [`accept`](Self::accept).
+    pub fn try_accept(&self) -> io::Result<Option<Connection>> {
+        match &self.source {
+            Source::Lane { lane, .. } => take(lane, Wait::Never),
+            Source::Tcp(listener) => {
+                let (stream, peer) = listener.accept()?;
+                Ok(Some(Connection::new(Stream::Tcp(stream.into()), Some(peer), None)))
+            }
+            Source::Unix(listener) => {
+                let (stream, _) = listener.accept()?;
+                Ok(Some(Connection::new(Stream::Unix(OwnedFd::from(stream).into()), None, None)))
+            }
+        }
+    }
+
+    /// Asks the primary to deal no more connections here. Those that were not taken go to other workers; then
+    /// `accept` reports the end. Without a primary it does nothing: drop the listener.
+    pub fn close(&self) {
+        if let Source::Lane { lane, worker, .. } = &self.source {
+            worker.say_close(lane.id);
+        }
+    }
+
+    /// The address that clients connect to, in the form of `--listen`.
+    pub fn address(&self) -> String {
+        let local = |address: io::Result<SocketAddr>| address.map_or_else(|_| "?".into(), |it| it.to_string());
+        match &self.source {
+            Source::Lane { address, .. } => address.clone(),
+            Source::Tcp(listener) => local(listener.local_addr()),
+            Source::Unix(listener) => {
+                let path = listener.local_addr().ok().and_then(|it| it.as_pathname().map(|path| path.to_owned()));
+                format!("unix:{}", path.unwrap_or_default().display())
+            }
+        }
+    }
+
+    /// Whether a primary deals the connections.
+    pub fn is_dealt(&self) -> bool {
+        matches!(self.source, Source::Lane { .. })
+    }
+
+    fn wait_readable(&self) -> io::Result<()> {
+        let mut fds = [PollFd::new(self.as_fd(), PollFlags::POLLIN)];
+        match poll(&mut fds, PollTimeout::NONE) {
+            Ok(_) | Err(nix::errno::Errno::EINTR) => Ok(()),
+            Err(error) => Err(error.into()),
+        }
+    }
+}
+
+fn take(lane: &Arc<Lane>, wait: Wait) -> io::Result<Option<Connection>> {
+    let Some((record, connection)) = lane.take(wait)? else { return Ok(None) };
+    let stream = match record.peer {
+        Some(_) => Stream::Tcp(connection.into()),
+        None => Stream::Unix(connection.into()),
+    };
+    Ok(Some(Connection::new(stream, record.peer, Some(Arc::clone(lane)))))
+}
+
+impl AsFd for Listener {
+    /// Readable when a connection waits, or the end.
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        match &self.source {
+            Source::Lane { lane, .. } => lane.as_fd(),
+            Source::Tcp(listener) => listener.as_fd(),
+            Source::Unix(listener) => listener.as_fd(),
+        }
+    }
+}
+
+/// Edge-triggered like everything in mio: after an event take with [`Listener::try_accept`] until `WouldBlock`.
+/// Dropping the listener deregisters it.
+impl event::Source for Listener {
+    fn register(&mut self, registry: &Registry, token: Token, interests: Interest) -> io::Result<()> {
+        let handle = registry.try_clone()?;
+        SourceFd(&self.as_fd().as_raw_fd()).register(registry, token, interests)?;
+        self.registered = Some(handle);
+        Ok(())
+    }
+
+    fn reregister(&mut self, registry: &Registry, token: Token, interests: Interest) -> io::Result<()> {
+        SourceFd(&self.as_fd().as_raw_fd()).reregister(registry, token, interests)
+    }
+
+    fn deregister(&mut self, registry: &Registry) -> io::Result<()> {
+        self.registered = None;
+        SourceFd(&self.as_fd().as_raw_fd()).deregister(registry)
+    }
+}
+
+impl Drop for Listener {
+    fn drop(&mut self) {
+        if let Some(registry) = self.registered.take() {
+            let _ = event::Source::deregister(self, &registry);
+        }
+        self.close();
+    }
+}

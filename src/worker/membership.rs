@@ -1,0 +1,268 @@
+//! Belonging to a primary: who this worker is, its conversation on the control channel, and the order to drain.
+//!
+//! One thread of the library reads the control channel, so that a program which only ever blocks in `accept` hears
+//! of the primary's death too. It does nothing else: answers go to whoever asked, orders become a flag and a wake-up.
+
+use std::collections::HashMap;
+use std::io;
+use std::os::fd::OwnedFd;
+use std::sync::mpsc::{Sender, channel};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use mio::Waker;
+
+use super::lane::Lane;
+use super::listener::{ListenOptions, Listener};
+use crate::protocol::control::{FromPrimary, FromWorker, IdleRule, PACKET_MAX_BYTES, VERSION};
+use crate::protocol::control_channel::{ControlChannel, Incoming};
+use crate::protocol::ids::{LaneId, Slot, WorkerId};
+use crate::protocol::scoreboard::{LANES_MAX, Scoreboard};
+use crate::protocol::{Wait, bootstrap};
+use crate::sys::{limits, signals};
+
+/// How long a worker may go on with the requests in progress after its primary has died; then the process exits
+/// with 0. The exit comes from the library's thread: it needs no cooperation of the program.
+pub const ORPHAN_GRACE: Duration = Duration::from_secs(2);
+
+/// This process as the worker of a primary. Cheap to clone; all clones are the same worker.
+#[derive(Debug, Clone)]
+pub struct Worker {
+    shared: Arc<Shared>,
+}
+
+/// Why this worker is to finish.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Drain {
+    /// The primary said so, and what is to become of idle connections.
+    Ordered(IdleRule),
+    /// The primary has gone. See [`ORPHAN_GRACE`].
+    PrimaryGone,
+}
+
+#[derive(Debug)]
+struct Shared {
+    channel: ControlChannel,
+    board: Arc<Scoreboard>,
+    id: WorkerId,
+    slot: Slot,
+    generation: u32,
+    state: Mutex<State>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    last_request: u32,
+    questions: HashMap<u32, Sender<Answer>>,
+    drain: Option<Drain>,
+    wakers: Vec<Arc<Waker>>,
+}
+
+/// The answer to `listen`.
+#[derive(Debug)]
+enum Answer {
+    Lane { lane: LaneId, address: String, end: OwnedFd },
+    Refused { errno: i32, reason: String },
+}
+
+/// The one membership of this process: `None` until somebody asked, then whether there is one.
+static MEMBERSHIP: Mutex<Option<Option<Worker>>> = Mutex::new(None);
+
+impl Worker {
+    /// The primary that started this process, or `None` if none did. The first call greets it and removes
+    /// `CROUPIER_CHANNEL` and `CROUPIER_WORKER_ID` from the environment: make it early, before other threads run.
+    ///
+    /// # Errors
+    /// `InvalidData` if the variables are there but lead to no primary; `ConnectionAborted` if the primary hung up
+    /// (it logs why, for instance another version of the protocol).
+    pub fn from_env() -> io::Result<Option<Worker>> {
+        let mut membership = lock(&MEMBERSHIP);
+        if membership.is_none() {
+            *membership = Some(bootstrap::claim_channel()?.map(Worker::join).transpose()?);
+        }
+        Ok(membership.clone().flatten())
+    }
+
+    fn join(channel: OwnedFd) -> io::Result<Worker> {
+        let channel = ControlChannel::from_fd(channel);
+        let open_files_max = limits::open_files()?.soft;
+        channel.send_blocking(&FromWorker::Hello { version: VERSION, pid: std::process::id(), open_files_max })?;
+        let (message, board) = loop {
+            match channel.receive(&mut vec![0; PACKET_MAX_BYTES], Wait::Block)? {
+                Incoming::Message(FromPrimary::Unknown, _) => continue,
+                Incoming::Message(message, fd) => break (message, fd),
+                Incoming::Malformed(malformed) => return Err(invalid(malformed.reason)),
+                Incoming::End => {
+                    return Err(io::Error::new(
+                        io::ErrorKind::ConnectionAborted,
+                        "the primary hung up; its log says why",
+                    ));
+                }
+            }
+        };
+        let (FromPrimary::Welcome { worker: id, slot, generation, .. }, Some(board)) = (message, board) else {
+            return Err(invalid("the primary did not begin with a welcome and a scoreboard".into()));
+        };
+        let board = Scoreboard::open(board)?;
+        let state = Mutex::new(State::default());
+        let worker = Worker { shared: Arc::new(Shared { channel, board, id, slot, generation, state }) };
+        let reader = worker.clone();
+        std::thread::Builder::new()
+            .name("croupier-control".into())
+            .stack_size(256 * 1024)
+            .spawn(move || reader.read_control_channel())?;
+        Ok(worker)
+    }
+
+    /// Who this worker is: from 1 upwards, never used again.
+    pub fn id(&self) -> WorkerId {
+        self.shared.id
+    }
+
+    /// Its stable place: 0 to the number of workers - 1, inherited by its replacement.
+    pub fn slot(&self) -> Slot {
+        self.shared.slot
+    }
+
+    /// How many reloads its primary had done when it was started.
+    pub fn generation(&self) -> u32 {
+        self.shared.generation
+    }
+
+    /// Listens on the primary's first declared listener, whatever its address is.
+    ///
+    /// # Errors
+    /// As [`Worker::listen`].
+    pub fn listen_on_first(&self, options: &ListenOptions) -> io::Result<Listener> {
+        self.listen(None, options)
+    }
+
+    /// Asks the primary for a lane of the listener on `address`; `None` is the first declared one. Sleeps until the
+    /// primary answers.
+    ///
+    /// # Errors
+    /// `AddrNotAvailable` if there is no such listener (the text lists those there are), `EMFILE` at the
+    /// [`LANES_MAX`]th listener, `ConnectionAborted` if the primary has gone.
+    pub fn listen(&self, address: Option<&str>, options: &ListenOptions) -> io::Result<Listener> {
+        let (answers, answer) = channel();
+        let request = {
+            let mut state = lock(&self.shared.state);
+            if state.drain == Some(Drain::PrimaryGone) {
+                return Err(io::ErrorKind::ConnectionAborted.into());
+            }
+            state.last_request += 1;
+            let request = state.last_request;
+            state.questions.insert(request, answers);
+            request
+        };
+        let (queue_max, connections_max) = (options.queue_max, options.connections_max);
+        let address = address.map(str::to_owned);
+        self.shared.channel.send_blocking(&FromWorker::Listen { request, address, queue_max, connections_max })?;
+        match answer.recv() {
+            Ok(Answer::Lane { lane, address, end }) => {
+                let lane = Arc::new(Lane::new(lane, end, self.shared.board.lane(lane)));
+                self.shared.channel.send_blocking(&FromWorker::Listening { lane: lane.id })?;
+                Ok(Listener::from_lane(lane, self.clone(), address))
+            }
+            Ok(Answer::Refused { errno, reason }) => {
+                Err(io::Error::new(io::Error::from_raw_os_error(errno).kind(), reason))
+            }
+            Err(_) => Err(io::ErrorKind::ConnectionAborted.into()),
+        }
+    }
+
+    /// Whether, and why, this worker is to finish.
+    pub fn drain(&self) -> Option<Drain> {
+        lock(&self.shared.state).drain
+    }
+
+    /// Wakes `waker` when [`drain`](Self::drain) changes.
+    pub(super) fn wake_on_drain(&self, waker: Arc<Waker>) {
+        lock(&self.shared.state).wakers.push(waker);
+    }
+
+    pub(super) fn say_close(&self, lane: LaneId) {
+        // The primary has gone, or will see that we have: either way there is nobody to tell.
+        let _ = self.shared.channel.send_blocking(&FromWorker::Close { lane });
+    }
+
+    fn read_control_channel(&self) {
+        let _ = signals::block_all_in_this_thread();
+        let mut buffer = vec![0; PACKET_MAX_BYTES];
+        loop {
+            match self.shared.channel.receive(&mut buffer, Wait::Block) {
+                Ok(Incoming::Message(message, fd)) => self.hear(message, fd),
+                Ok(Incoming::Malformed(malformed)) => {
+                    log::error!("the primary sent garbage ({malformed}) [finishing]");
+                    break;
+                }
+                Ok(Incoming::End) => break,
+                Err(error) => {
+                    log::error!("control channel: {error} [finishing]");
+                    break;
+                }
+            }
+        }
+        self.order(Drain::PrimaryGone);
+        std::thread::sleep(ORPHAN_GRACE);
+        std::process::exit(0);
+    }
+
+    fn hear(&self, message: FromPrimary, fd: Option<OwnedFd>) {
+        match message {
+            FromPrimary::Lane { request, lane, address } => match fd {
+                Some(end) if usize::from(lane.0) < LANES_MAX => {
+                    self.answer(request, Answer::Lane { lane, address, end });
+                }
+                _ => {
+                    let reason = "the lane's channel did not arrive (no file descriptor left in this worker?)";
+                    self.answer(request, Answer::Refused { errno: nix::libc::EMFILE, reason: reason.into() });
+                    self.say_close(lane);
+                }
+            },
+            FromPrimary::Refused { request, errno, reason } => {
+                self.answer(request, Answer::Refused { errno, reason });
+            }
+            FromPrimary::Disconnect { idle } => self.order(Drain::Ordered(idle)),
+            FromPrimary::Welcome { .. } => log::warn!("the primary said welcome twice [ignored]"),
+            FromPrimary::Unknown => log::info!("a message of a newer primary [ignored]"),
+        }
+    }
+
+    fn answer(&self, request: u32, answer: Answer) {
+        if let Some(asker) = lock(&self.shared.state).questions.remove(&request) {
+            let _ = asker.send(answer);
+        }
+    }
+
+    fn order(&self, drain: Drain) {
+        let mut state = lock(&self.shared.state);
+        if drain == Drain::PrimaryGone {
+            state.questions.clear(); // whoever waits for an answer sees its channel close
+        }
+        state.drain = Some(drain);
+        for waker in &state.wakers {
+            let _ = waker.wake();
+        }
+    }
+}
+
+/// A panic of a thread that holds one of these locks leaves nothing half-done behind.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn invalid(reason: String) -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidData, reason)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_process_without_a_primary_is_no_worker() {
+        assert!(Worker::from_env().unwrap().is_none());
+        assert!(Worker::from_env().unwrap().is_none(), "and stays none");
+    }
+}
