@@ -1,0 +1,185 @@
+//! What workers say, and what is answered.
+
+use std::io;
+use std::os::fd::{AsFd, AsRawFd};
+
+use mio::Interest;
+use mio::unix::SourceFd;
+use nix::errno::Errno;
+
+use super::token::Source;
+use super::{Primary, UNASKED_AFTER};
+use crate::primary::dialect::{ListenRequest, Said};
+use crate::primary::lifecycle;
+use crate::primary::room::Bounds;
+use crate::primary::settings::OPEN_FILES_RESERVED;
+use crate::primary::supervisor::Event;
+use crate::protocol::deal_channel;
+use crate::protocol::ids::{LaneId, WorkerId};
+use crate::protocol::scoreboard::LANES_MAX;
+use crate::protocol::time::Monotonic;
+
+impl Primary {
+    pub(super) fn hear_worker(&mut self, id: WorkerId) {
+        while let Some(worker) = self.workers.get(id) {
+            let Some(said) = worker.dialect.hear(&mut self.buffer) else { return };
+            log::debug!("worker={id} said={said:?}");
+            match said {
+                Said::Hello { pid, open_files_max } => self.welcome(id, pid, open_files_max),
+                Said::Listen(request) => self.listen(id, request),
+                Said::Listening(lane) => self.listening(id, lane),
+                Said::Close(lane) => self.close_lane(id, lane),
+                Said::Unknown => log::info!("worker={id} said something of a newer version [ignored]"),
+                Said::Garbage(why) => return self.end_worker(id, &why),
+                Said::End => return self.disconnected(id),
+            }
+        }
+    }
+
+    pub(super) fn welcome(&mut self, id: WorkerId, pid: u32, open_files_max: u64) {
+        let Some(worker) = self.workers.get_mut(id) else { return };
+        if worker.apply(lifecycle::Event::Hello).is_err() {
+            return self.end_worker(id, "it said hello twice");
+        }
+        worker.open_files_max = open_files_max;
+        log::debug!("worker={id} pid={pid} online open_files_max={open_files_max}");
+        if let Err(error) = worker.dialect.welcome(id, worker.slot, 0, worker.board.as_fd()) {
+            self.end_worker(id, &format!("it does not read its control channel: {error}"));
+        }
+    }
+
+    pub(super) fn listen(&mut self, id: WorkerId, wanted: ListenRequest) {
+        let granted = match self.find_listener(wanted.address.as_deref()) {
+            Some(index) => self.open_lane(id, index, &wanted),
+            None => self.refuse_undeclared(id, &wanted),
+        };
+        match granted {
+            Ok(()) => {}
+            Err(error) if error.kind() == io::ErrorKind::InvalidInput => {
+                self.end_worker(id, "it asked to listen before it said hello");
+            }
+            Err(error) => self.end_worker(id, &format!("it does not read its control channel: {error}")),
+        }
+    }
+
+    pub(super) fn find_listener(&self, wanted: Option<&str>) -> Option<usize> {
+        match wanted {
+            None => (!self.listeners.is_empty()).then_some(0),
+            Some(wanted) => self.listeners.iter().position(|listener| listener.answers_to(wanted)),
+        }
+    }
+
+    pub(super) fn refuse_undeclared(&mut self, id: WorkerId, wanted: &ListenRequest) -> io::Result<()> {
+        let Some(worker) = self.workers.get(id) else { return Ok(()) };
+        let address = wanted.address.as_deref().unwrap_or("the first listener");
+        let declared: Vec<String> = self.listeners.iter().map(|listener| listener.address().to_string()).collect();
+        let reason = format!("{address} is not declared; --listen declares {}", declared.join(" "));
+        log::warn!("worker={id} refused listen: {reason}");
+        worker.dialect.refuse(wanted.request, Errno::EADDRNOTAVAIL as i32, reason)
+    }
+
+    /// Answers with a new lane of a listener, or with why there is none.
+    pub(super) fn open_lane(&mut self, id: WorkerId, index: usize, wanted: &ListenRequest) -> io::Result<()> {
+        let bounds = self.bounds(id, wanted);
+        let listener = &mut self.listeners[index];
+        listener.is_asked_for = true;
+        let Some(worker) = self.workers.get_mut(id) else { return Ok(()) };
+        if !worker.state().hears() {
+            return Err(io::ErrorKind::InvalidInput.into());
+        }
+        if worker.lanes().any(|(_, lane)| lane.listener == index) {
+            let reason = format!("this worker listens on {} already", listener.address());
+            return worker.dialect.refuse(wanted.request, Errno::EADDRINUSE as i32, reason);
+        }
+        let Some(lane_id) = worker.free_lane() else {
+            let reason = format!("a worker can have {LANES_MAX} listeners");
+            return worker.dialect.refuse(wanted.request, Errno::EMFILE as i32, reason);
+        };
+        let ends = match deal_channel::pair() {
+            Ok(ends) => ends,
+            Err(error) => {
+                let reason = format!("the primary has no file descriptor left: {error}");
+                return worker.dialect.refuse(wanted.request, Errno::ENFILE as i32, reason);
+            }
+        };
+        let token = Source::Deal(id, lane_id).token();
+        self.poll.registry().register(&mut SourceFd(&ends.0.as_fd().as_raw_fd()), token, Interest::READABLE)?;
+        let address = listener.address().to_string();
+        worker.dialect.grant(wanted.request, lane_id, address, ends.1.as_fd())?;
+        worker.open_lane(lane_id, index, ends, bounds);
+        Ok(())
+    }
+
+    /// The primary's bounds, or the worker's where they are lower.
+    pub(super) fn bounds(&self, id: WorkerId, wanted: &ListenRequest) -> Bounds {
+        let open_files_max = self.workers.get(id).map_or(0, |worker| worker.open_files_max);
+        let share = open_files_max.saturating_sub(OPEN_FILES_RESERVED) / self.listeners.len().max(1) as u64;
+        let connections_max = self.settings.connections_max.unwrap_or(share);
+        let queue_max = u64::from(self.settings.queue_max);
+        Bounds {
+            queue_max: wanted.queue_max.map_or(queue_max, |own| queue_max.min(own.into())).max(1),
+            connections_max: wanted
+                .connections_max
+                .map_or(connections_max, |own| connections_max.min(own.into()))
+                .max(1),
+        }
+    }
+
+    pub(super) fn listening(&mut self, id: WorkerId, lane_id: LaneId) {
+        let Some(worker) = self.workers.get_mut(id) else { return };
+        let slot = worker.slot.0 as usize;
+        let Some(lane) = worker.lane_mut(lane_id) else {
+            return self.end_worker(id, &format!("it listens on lane {lane_id}, which it does not have"));
+        };
+        lane.set_listening();
+        let listener = &mut self.listeners[lane.listener];
+        if worker.apply(lifecycle::Event::Listening).is_err() {
+            return self.end_worker(id, "it listens before it said hello");
+        }
+        listener.lanes.resize(listener.lanes.len().max(slot + 1), None);
+        listener.lanes[slot] = Some((id, lane_id));
+        if worker.ready_since.is_none() {
+            let now = Monotonic::now();
+            worker.ready_since = Some(now);
+            log::info!("worker={id} pid={} listening on {}", worker.process.pid(), listener.address());
+            if self.unasked_at.is_none() && id.0 <= self.settings.plan.worker_count {
+                self.unasked_at = Some(now + UNASKED_AFTER);
+            }
+            self.decide(Event::Ready(id));
+        }
+        self.look_for_room(id, lane_id);
+    }
+
+    /// The worker takes no more from a lane: the lane ends, and what is untaken goes to others.
+    pub(super) fn close_lane(&mut self, id: WorkerId, lane_id: LaneId) {
+        let Some(worker) = self.workers.get_mut(id) else { return };
+        let slot = worker.slot.0 as usize;
+        let Some(lane) = worker.close_lane(lane_id) else { return };
+        if !worker.listens() && worker.apply(lifecycle::Event::LastClosed).is_err() {
+            return self.end_worker(id, "it closed a lane before it said hello");
+        }
+        let listener = &mut self.listeners[lane.listener];
+        if listener.lanes.get(slot) == Some(&Some((id, lane_id))) {
+            listener.lanes[slot] = None;
+            listener.rotation.set_room(slot, false);
+        }
+        lane.primary_end.end();
+        listener.inherit(lane.retained);
+    }
+
+    pub(super) fn close_lanes(&mut self, id: WorkerId) {
+        let lanes = self.workers.get(id).map(|worker| worker.lane_ids()).unwrap_or_default();
+        for lane in lanes {
+            self.close_lane(id, lane);
+        }
+    }
+
+    pub(super) fn disconnected(&mut self, id: WorkerId) {
+        let Some(worker) = self.workers.get_mut(id) else { return };
+        let fd = worker.dialect.as_fd().as_raw_fd();
+        let _ = self.poll.registry().deregister(&mut SourceFd(&fd));
+        let _ = worker.apply(lifecycle::Event::ChannelEnded);
+        self.close_lanes(id);
+        self.decide(Event::Disconnected(id));
+    }
+}

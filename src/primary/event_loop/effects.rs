@@ -1,0 +1,190 @@
+//! Decisions of the supervisor carried out, and the ends of workers brought before it.
+
+use std::io;
+use std::os::fd::{AsFd, AsRawFd};
+
+use mio::Interest;
+use mio::unix::SourceFd;
+use nix::errno::Errno;
+
+use super::Primary;
+use super::token::Source;
+use crate::primary::dialect::native::Native;
+use crate::primary::lifecycle;
+use crate::primary::supervisor::{Effect, Ended, Event, KillReason};
+use crate::protocol::bootstrap;
+use crate::protocol::control::IdleRule;
+use crate::protocol::ids::{Slot, WorkerId};
+use crate::protocol::scoreboard::Scoreboard;
+use crate::protocol::time::Monotonic;
+use crate::sys::process::{Exit, Launch, Process};
+use crate::sys::signals::Signal;
+
+impl Primary {
+    pub(super) fn decide(&mut self, event: Event) {
+        for effect in self.supervisor.handle(event, Monotonic::now()) {
+            self.carry_out(effect);
+        }
+    }
+
+    pub(super) fn carry_out(&mut self, effect: Effect) {
+        match effect {
+            Effect::Start(slot) => self.start_worker(slot),
+            Effect::EndListeners => self.end_listeners(),
+            Effect::CloseListeners => self.close_listeners(),
+            Effect::Disconnect(id) => self.disconnect(id),
+            Effect::Terminate(id) => self.signal(id, Signal::SIGTERM),
+            Effect::Kill(id, reason) => self.kill(id, reason),
+            Effect::Finish(outcome) => self.outcome = Some(outcome),
+        }
+    }
+
+    pub(super) fn start_worker(&mut self, slot: Slot) {
+        if !self.supervisor.is_running() {
+            // A worker that could not be started has ended it all, and this one was to be the next.
+            return self.decide(Event::StartFailed { slot, permanent: false });
+        }
+        let id = self.workers.next_id();
+        match self.try_start_worker(id, slot) {
+            Ok(pid) => {
+                self.last_failure = None;
+                log::info!("worker={id} pid={pid} slot={slot} started");
+                self.decide(Event::Started(slot, id));
+            }
+            Err(error) => {
+                let permanent = matches!(
+                    error.raw_os_error().map(Errno::from_raw),
+                    Some(Errno::ENOENT | Errno::EACCES | Errno::ENOEXEC | Errno::ENOTDIR | Errno::E2BIG)
+                );
+                self.last_failure = Some(error.to_string());
+                self.decide(Event::StartFailed { slot, permanent });
+                if self.supervisor.is_running() {
+                    log::error!("worker={id} slot={slot} cannot be started: {error} [trying again]");
+                }
+            }
+        }
+    }
+
+    pub(super) fn try_start_worker(&mut self, id: WorkerId, slot: Slot) -> io::Result<i32> {
+        let board = Scoreboard::create()?;
+        let (dialect, channel) = Native::pair()?;
+        let command = &self.settings.command;
+        let mut variables = command.variables.clone();
+        variables.extend(bootstrap::variables(channel.as_raw_fd(), id, 0));
+        let process = Process::spawn(&Launch {
+            program: &command.program,
+            arguments: &command.arguments,
+            variables: &variables,
+            directory: command.directory.as_ref(),
+            channel: channel.as_fd(),
+            open_files: command.open_files,
+        })?;
+        let registry = self.poll.registry();
+        let (control, exit) = (Source::Control(id).token(), Source::Exit(id).token());
+        registry.register(&mut SourceFd(&dialect.as_fd().as_raw_fd()), control, Interest::READABLE)?;
+        registry.register(&mut SourceFd(&process.as_fd().as_raw_fd()), exit, Interest::READABLE)?;
+        let pid = process.pid();
+        self.workers.enter(id, slot, process, dialect, board);
+        Ok(pid)
+    }
+
+    pub(super) fn end_listeners(&mut self) {
+        log::info!("ending listeners [clients in the backlog are served, new ones are not let in]");
+        let now = Monotonic::now();
+        self.is_ending = true;
+        for listener in &mut self.listeners {
+            listener.begin_ending(now);
+        }
+    }
+
+    pub(super) fn close_listeners(&mut self) {
+        self.is_ending = false;
+        for listener in &mut self.listeners {
+            let dropped = listener.close();
+            if dropped > 0 {
+                log::warn!("listener={} closed connections={dropped} that nobody had taken", listener.address());
+            }
+        }
+    }
+
+    /// Tells a worker to finish. The end of its lanes is in band: what is queued is taken first.
+    pub(super) fn disconnect(&mut self, id: WorkerId) {
+        let Some(worker) = self.workers.get_mut(id) else { return };
+        let hears = worker.state().hears();
+        let _ = worker.apply(lifecycle::Event::DrainOrdered);
+        for (_, lane) in worker.lanes() {
+            lane.primary_end.end();
+        }
+        if !hears || worker.dialect.disconnect(IdleRule::Close).is_err() {
+            self.signal(id, Signal::SIGTERM);
+        }
+    }
+
+    pub(super) fn signal(&mut self, id: WorkerId, signal: Signal) {
+        if let Some(worker) = self.workers.get(id) {
+            log::debug!("worker={id} pid={} {signal}", worker.process.pid());
+            worker.process.signal(signal);
+        }
+    }
+
+    pub(super) fn kill(&mut self, id: WorkerId, reason: KillReason) {
+        let Some(worker) = self.workers.get(id) else { return };
+        let plan = &self.settings.plan;
+        let (state, pid) = (worker.state().name(), worker.process.pid());
+        let why = match reason {
+            KillReason::StartTimeout => {
+                let said = if worker.open_files_max == 0 { "it never said hello" } else { "it never listened" };
+                self.last_failure = Some(format!("{said} within {:?}", plan.start_timeout));
+                format!("{said} within {:?} (--start-timeout)", plan.start_timeout)
+            }
+            KillReason::KillDelay => format!("still there {:?} after SIGTERM (--kill-delay)", plan.kill_delay),
+            KillReason::Lingering => "still there although it has closed its channel".to_owned(),
+        };
+        log::warn!("worker={id} pid={pid} state={state} {why} [SIGKILL to its group]");
+        worker.process.signal_group(Signal::SIGKILL);
+    }
+
+    /// A worker that cannot be trusted any more. Its exit brings its untaken connections back.
+    pub(super) fn end_worker(&mut self, id: WorkerId, why: &str) {
+        let Some(worker) = self.workers.get(id) else { return };
+        if worker.ready_since.is_none() {
+            self.last_failure = Some(why.to_owned());
+        }
+        log::error!("worker={id} pid={} ended: {why} [SIGKILL, then a replacement]", worker.process.pid());
+        worker.process.signal_group(Signal::SIGKILL);
+        self.disconnected(id);
+    }
+
+    pub(super) fn see_exit(&mut self, id: WorkerId) {
+        let Some(worker) = self.workers.get(id) else { return };
+        let exit = match worker.process.try_wait() {
+            Ok(Some(exit)) => exit,
+            Ok(None) => return,
+            Err(error) => {
+                log::error!("worker={id} wait: {error} [taken for dead]");
+                Exit::Code(-1)
+            }
+        };
+        // What it said before it died, in particular which lanes it had closed.
+        self.hear_worker(id);
+        self.close_lanes(id);
+        let Some(worker) = self.workers.remove(id) else { return };
+        let (pid, state) = (worker.process.pid(), worker.state().name());
+        if worker.ready_since.is_none() {
+            let exited = || format!("it exited before it listened ({exit})");
+            self.last_failure.get_or_insert_with(exited);
+        }
+        let ended = Ended { is_success: exit.is_success(), ready_since: worker.ready_since };
+        let now = Monotonic::now();
+        let effects = self.supervisor.handle(Event::Exited(id, ended), now);
+        let next = match self.supervisor.starts_at(worker.slot) {
+            Some(at) => format!("[restart in {} ms]", at.since(now).as_millis()),
+            None if effects.contains(&Effect::Start(worker.slot)) => "[restart now]".into(),
+            None => "[not replaced]".into(),
+        };
+        log::info!("worker={id} pid={pid} exited {exit} state={state} taken={} {next}", worker.taken());
+        for effect in effects {
+            self.carry_out(effect);
+        }
+    }
+}

@@ -1,0 +1,263 @@
+//! The primary's one loop: readiness becomes an event, a pure file decides, the effect is carried out here.
+
+use std::io;
+use std::os::fd::{AsFd, AsRawFd};
+use std::time::Duration;
+
+use mio::unix::SourceFd;
+use mio::{Events, Interest, Poll};
+
+use super::address::Address;
+use super::dealing::{self, Stopped};
+use super::dialect::native::Buffer;
+use super::listeners::{BindError, Listener};
+use super::settings::Settings;
+use super::supervisor::{Event, Outcome, Stop, Supervisor};
+use super::workers::Register;
+use crate::protocol::deal_channel::FromBelow;
+use crate::protocol::ids::{LaneId, WorkerId};
+use crate::protocol::time::Monotonic;
+use crate::sys::process;
+use crate::sys::signals::{Signal, Signals};
+use token::Source;
+
+mod conversation;
+mod effects;
+mod token;
+
+/// How long after the first worker is ready a declared listener that nobody asked for is worth a warning.
+const UNASKED_AFTER: Duration = Duration::from_secs(2);
+
+/// A primary with its listeners bound.
+#[derive(Debug)]
+pub struct Primary {
+    settings: Settings,
+    poll: Poll,
+    signals: Option<Signals>,
+    listeners: Vec<Listener>,
+    workers: Register,
+    supervisor: Supervisor,
+    /// Connections accepted so far.
+    sequence: u64,
+    outcome: Option<Outcome>,
+    /// How the last worker that never became ready failed, for people.
+    last_failure: Option<String>,
+    interrupted: bool,
+    is_ending: bool,
+    unasked_at: Option<Monotonic>,
+    buffer: Buffer,
+}
+
+/// How a primary ended.
+#[derive(Debug)]
+pub struct Ending {
+    /// Why.
+    pub outcome: Outcome,
+    /// How the last worker that never became ready failed, for people.
+    pub last_failure: Option<String>,
+}
+
+/// A primary could not be made.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// An address could not be bound.
+    #[error(transparent)]
+    Bind(#[from] BindError),
+    /// The event loop could not be made.
+    #[error("start the event loop: {0}")]
+    EventLoop(#[from] io::Error),
+}
+
+impl Primary {
+    /// Binds every listener. No worker is started yet.
+    ///
+    /// # Errors
+    /// [`StartError`]; what was bound is released again.
+    pub fn bind(settings: Settings) -> Result<Self, StartError> {
+        let poll = Poll::new()?;
+        let mut listeners = Vec::new();
+        for address in &settings.listeners {
+            let mut listener = Listener::bind(address, settings.backlog)?;
+            listener.register(poll.registry(), Source::Listener(listeners.len()).token())?;
+            listeners.push(listener);
+        }
+        Ok(Self {
+            supervisor: Supervisor::new(settings.plan),
+            settings,
+            poll,
+            signals: None,
+            listeners,
+            workers: Register::default(),
+            sequence: 0,
+            outcome: None,
+            last_failure: None,
+            interrupted: false,
+            is_ending: false,
+            unasked_at: None,
+            buffer: Buffer::default(),
+        })
+    }
+
+    /// The real addresses of the listeners.
+    pub fn addresses(&self) -> impl Iterator<Item = &Address> {
+        self.listeners.iter().map(Listener::address)
+    }
+
+    /// Obeys these signals as `OPERATIONS` says: TERM and QUIT stop gracefully, INT too and the second one fast.
+    ///
+    /// # Errors
+    /// Those of epoll_ctl(2).
+    pub fn obey(&mut self, signals: Signals) -> io::Result<()> {
+        let fd = signals.as_fd().as_raw_fd();
+        self.poll.registry().register(&mut SourceFd(&fd), Source::Signals.token(), Interest::READABLE)?;
+        self.signals = Some(signals);
+        Ok(())
+    }
+
+    /// Starts the workers and deals until the end.
+    ///
+    /// # Errors
+    /// Those of epoll_wait(2): none is expected.
+    pub fn run(mut self) -> io::Result<Ending> {
+        let mut events = Events::with_capacity(1024);
+        self.decide(Event::Begun);
+        loop {
+            self.let_time_pass();
+            let more = self.deal_all();
+            self.close_listeners_if_empty();
+            if let Some(outcome) = self.outcome {
+                return Ok(Ending { outcome, last_failure: self.last_failure });
+            }
+            let timeout = if more { Some(Duration::ZERO) } else { self.timeout() };
+            match self.poll.poll(&mut events, timeout) {
+                Err(error) if error.kind() != io::ErrorKind::Interrupted => return Err(error),
+                _ => {}
+            }
+            for event in &events {
+                match Source::of(event.token()) {
+                    Source::Listener(index) => self.listeners[index].has_become_readable(),
+                    Source::Deal(worker, lane) => self.hear_from_below(worker, lane),
+                    Source::Control(worker) => self.hear_worker(worker),
+                    Source::Exit(worker) => self.see_exit(worker),
+                    Source::Signals => self.hear_signals(),
+                }
+            }
+        }
+    }
+
+    fn timeout(&self) -> Option<Duration> {
+        let of_listeners = self.listeners.iter().filter_map(Listener::deadline);
+        let due = of_listeners.chain(self.supervisor.deadline()).chain(self.unasked_at).min()?;
+        Some(due.since(Monotonic::now()))
+    }
+
+    fn let_time_pass(&mut self) {
+        let now = Monotonic::now();
+        if self.supervisor.deadline().is_some_and(|deadline| now >= deadline) {
+            self.decide(Event::TimePassed);
+        }
+        if self.unasked_at.is_some_and(|at| now >= at) {
+            self.unasked_at = None;
+            for listener in self.listeners.iter().filter(|listener| !listener.is_asked_for) {
+                let command = self.settings.command.display();
+                log::warn!(
+                    "listener={} no worker has asked for it [clients wait]: does `{command}` listen there?",
+                    listener.address()
+                );
+            }
+        }
+        for listener in &mut self.listeners {
+            listener.let_time_pass(now);
+        }
+    }
+
+    // Dealing.
+
+    /// True if there may be more to deal at once.
+    fn deal_all(&mut self) -> bool {
+        let now = Monotonic::now();
+        let mut more = false;
+        for index in 0..self.listeners.len() {
+            while self.listeners[index].may_have_connections(now) {
+                match dealing::deal(&mut self.listeners[index], &mut self.workers, &mut self.sequence, now) {
+                    Stopped::NothingToDeal | Stopped::NoRoom => break,
+                    Stopped::TurnOver => {
+                        more = true;
+                        break;
+                    }
+                    Stopped::BadWorker(worker, why) => self.end_worker(worker, &why),
+                }
+            }
+        }
+        more
+    }
+
+    /// The end of an ending: nobody new comes, and everybody who was there is dealt.
+    fn close_listeners_if_empty(&mut self) {
+        if self.is_ending && self.listeners.iter().all(Listener::has_ended) {
+            self.close_listeners();
+            self.decide(Event::ListenersEnded);
+        }
+    }
+
+    fn hear_from_below(&mut self, worker: WorkerId, lane_id: LaneId) {
+        let Some(lane) = self.workers.lane_mut(worker, lane_id) else { return };
+        while let Some(heard) = lane.primary_end.hear() {
+            match heard {
+                FromBelow::Kick => {}
+                FromBelow::Malformed => return self.end_worker(worker, "it sent garbage on a deal channel"),
+            }
+        }
+        self.look_for_room(worker, lane_id);
+    }
+
+    fn look_for_room(&mut self, id: WorkerId, lane_id: LaneId) {
+        let Some(worker) = self.workers.get_mut(id) else { return };
+        let (slot, is_ready) = (worker.slot.0 as usize, worker.state().is_ready());
+        let Some(lane) = worker.lane_mut(lane_id) else { return };
+        let listener = &mut self.listeners[lane.listener];
+        if !is_ready || !lane.is_listening() || listener.lanes.get(slot) != Some(&Some((id, lane_id))) {
+            return;
+        }
+        match lane.look_or_ask_for_kick() {
+            Ok(has_room) => listener.rotation.set_room(slot, has_room),
+            Err(impossible) => self.end_worker(id, &impossible.to_string()),
+        }
+    }
+
+    // Signals.
+
+    fn hear_signals(&mut self) {
+        while let Some(signal) = self.signals.as_ref().and_then(Signals::next) {
+            match signal {
+                Signal::SIGTERM | Signal::SIGQUIT => self.stop(signal, Stop::Graceful),
+                Signal::SIGINT if self.interrupted => self.stop(signal, Stop::Fast),
+                Signal::SIGINT => {
+                    self.interrupted = true;
+                    self.stop(signal, Stop::Graceful);
+                }
+                Signal::SIGCHLD => self.reap_strangers(),
+                other => log::warn!("signal={other} has no meaning yet [ignored]"),
+            }
+        }
+    }
+
+    fn stop(&mut self, signal: Signal, stop: Stop) {
+        let how = match stop {
+            Stop::Graceful => "finishing; SIGINT again to stop at once",
+            Stop::Fast => "stopping at once",
+        };
+        log::info!("signal={signal} [{how}]");
+        self.decide(Event::StopRequested(stop));
+    }
+
+    /// As PID 1: whoever has lost its parent. Our own are seen through their pidfds, but one that waits to be seen
+    /// hides the strangers behind it.
+    fn reap_strangers(&mut self) {
+        let ours: Vec<WorkerId> = self.workers.iter().map(|worker| worker.id).collect();
+        for id in ours {
+            self.see_exit(id);
+        }
+        while process::reap_stranger(|pid| self.workers.has_process(pid)).is_some() {}
+    }
+}
