@@ -28,9 +28,12 @@
 //! under way. Ending an idle connection means FIN, then waiting for the client's own end: closing a socket that data
 //! reaches later would answer with a reset.
 
+mod session;
+
 use std::collections::VecDeque;
-use std::io::{self, Read, Write};
-use std::net::{Shutdown, SocketAddr};
+use std::io;
+use std::net::SocketAddr;
+use std::os::fd::{AsFd, AsRawFd};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -42,6 +45,7 @@ use slab::Slab;
 use super::{Connection, Listener, Worker};
 use crate::protocol::time::Monotonic;
 use crate::sys::signals::{Signal, Signals};
+use session::{Buffers, Fate, Session};
 
 /// How long a draining worker waits for the first byte of a connection that it has taken.
 pub const FRESH_GRACE: Duration = Duration::from_secs(1);
@@ -51,9 +55,7 @@ pub const LINGER: Duration = Duration::from_secs(1);
 /// larger than any server should accept.
 pub const INPUT_MAX_BYTES: usize = 1024 * 1024;
 
-/// How much one read takes, and how many reads and takes one turn of the loop gives to one source.
-const READ_BYTES: usize = 16 * 1024;
-const READS_PER_TURN: usize = 4;
+/// How many connections one turn of the loop takes from one listener.
 const TAKES_PER_TURN: usize = 32;
 
 const SIGNALS: Token = Token(usize::MAX);
@@ -105,11 +107,7 @@ pub struct EventLoop<S: Server> {
     sessions: Slab<Session<S::Session>>,
     /// Connections that have more to read than one turn allows.
     unfinished: VecDeque<usize>,
-    /// What a read writes into.
-    received: Box<[u8]>,
-    /// Lent to whichever connection is served, so that idle ones hold no memory.
-    input: Vec<u8>,
-    output: Vec<u8>,
+    buffers: Buffers,
     draining: bool,
     /// The earliest deadline of any connection.
     deadline: Option<Monotonic>,
@@ -123,38 +121,6 @@ struct Listening {
     starved: bool,
 }
 
-struct Session<T> {
-    connection: Connection,
-    state: T,
-    input: Vec<u8>,
-    output: Vec<u8>,
-    phase: Phase,
-    readable: bool,
-    /// The client's FIN is on its way to us: no further event will announce it.
-    client_ended: bool,
-    registered: bool,
-    deadline: Option<Monotonic>,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Phase {
-    /// Nothing has ever come.
-    Fresh,
-    Idle,
-    Busy,
-    /// Closed as soon as the output is sent.
-    Closing,
-    /// FIN sent, waiting for the client's.
-    Lingering,
-}
-
-/// Whether a connection is still there.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Fate {
-    Open,
-    Ended,
-}
-
 impl<S: Server> EventLoop<S> {
     /// A loop without listeners. Make it before the program starts threads: it blocks SIGTERM and SIGINT for this
     /// thread and those that come after, and reads them itself.
@@ -165,7 +131,7 @@ impl<S: Server> EventLoop<S> {
         let signals = Signals::block(&[Signal::SIGTERM, Signal::SIGINT])?;
         let worker = Worker::from_env()?;
         let poll = Poll::new()?;
-        let signal_fd = std::os::fd::AsRawFd::as_raw_fd(&std::os::fd::AsFd::as_fd(&signals));
+        let signal_fd = signals.as_fd().as_raw_fd();
         poll.registry().register(&mut SourceFd(&signal_fd), SIGNALS, Interest::READABLE)?;
         if let Some(worker) = &worker {
             worker.wake_on_drain(Arc::new(Waker::new(poll.registry(), DRAIN)?));
@@ -178,9 +144,7 @@ impl<S: Server> EventLoop<S> {
             listeners: Vec::new(),
             sessions: Slab::new(),
             unfinished: VecDeque::new(),
-            received: vec![0; READ_BYTES].into(),
-            input: Vec::with_capacity(READ_BYTES),
-            output: Vec::with_capacity(READ_BYTES),
+            buffers: Buffers::new(),
             draining: false,
             deadline: None,
         })
@@ -224,9 +188,8 @@ impl<S: Server> EventLoop<S> {
                     }
                     Token(key) => {
                         if let Some(session) = self.sessions.get_mut(key) {
-                            session.readable |= event.is_readable() || event.is_read_closed();
-                            session.client_ended |= event.is_read_closed();
-                            self.advance_session(key);
+                            session.hear(event);
+                            self.advance(key);
                         }
                     }
                 }
@@ -234,7 +197,7 @@ impl<S: Server> EventLoop<S> {
             self.take_connections();
             for _ in 0..self.unfinished.len() {
                 let key = self.unfinished.pop_front().expect("counted above");
-                self.advance_session(key);
+                self.advance(key);
             }
             self.end_overdue();
         }
@@ -280,10 +243,10 @@ impl<S: Server> EventLoop<S> {
 
     fn start_draining(&mut self) {
         self.draining = true;
-        let keys: Vec<usize> = self.sessions.iter().map(|(key, _)| key).collect();
-        for key in keys {
-            self.settle(key);
+        for (_, session) in &mut self.sessions {
+            session.settle_for_drain();
         }
+        self.deadline = self.earliest_deadline();
     }
 
     fn take_connections(&mut self) {
@@ -307,32 +270,27 @@ impl<S: Server> EventLoop<S> {
 
     fn open_session(&mut self, connection: Connection) {
         let state = self.server.open(connection.peer_addr());
-        let key = self.sessions.insert(Session {
-            connection,
-            state,
-            input: Vec::new(),
-            output: Vec::new(),
-            phase: Phase::Fresh,
-            readable: true,
-            client_ended: false,
-            registered: false,
-            deadline: None,
-        });
+        let key = self.sessions.insert(Session::new(connection, state));
         // Its request is often there already: look before paying for a registration.
-        self.advance_session(key);
+        self.advance(key);
     }
 
-    fn advance_session(&mut self, key: usize) {
-        if !self.sessions.contains(key) {
-            return;
+    fn advance(&mut self, key: usize) {
+        let Some(session) = self.sessions.get_mut(key) else { return };
+        let fate = session.advance(&mut self.server, &mut self.buffers, self.draining);
+        if matches!(fate, Ok(Fate::Ended) | Err(_))
+            || session.ensure_registered(self.poll.registry(), Token(key)).is_err()
+        {
+            return self.end_session(key);
         }
-        let fate = self.advance(key).and_then(|fate| match fate {
-            Fate::Open => self.ensure_registered(key),
-            Fate::Ended => Ok(Fate::Ended),
-        });
-        match fate {
-            Ok(Fate::Open) => self.settle(key),
-            Ok(Fate::Ended) | Err(_) => self.end_session(key),
+        if self.draining {
+            session.settle_for_drain();
+        }
+        if let Some(deadline) = session.deadline() {
+            self.deadline = Some(self.deadline.map_or(deadline, |earliest| earliest.min(deadline)));
+        }
+        if matches!(fate, Ok(Fate::Unfinished)) {
+            self.unfinished.push_back(key);
         }
     }
 
@@ -343,161 +301,16 @@ impl<S: Server> EventLoop<S> {
         }
     }
 
-    fn ensure_registered(&mut self, key: usize) -> io::Result<Fate> {
-        let session = &mut self.sessions[key];
-        if !session.registered {
-            let interest = Interest::READABLE | Interest::WRITABLE;
-            session.connection.register(self.poll.registry(), Token(key), interest)?;
-            session.registered = true;
-        }
-        Ok(Fate::Open)
-    }
-
-    /// Sends and receives as far as it goes without sleeping.
-    fn advance(&mut self, key: usize) -> io::Result<Fate> {
-        for _ in 0..READS_PER_TURN {
-            let session = &mut self.sessions[key];
-            if !flush(session)? {
-                return Ok(Fate::Open);
-            }
-            if session.phase == Phase::Closing {
-                return Ok(end_sending(session));
-            }
-            if !session.readable {
-                return Ok(Fate::Open);
-            }
-            if session.phase == Phase::Lingering {
-                if read_more(session, &mut self.received)?.is_none() {
-                    return Ok(Fate::Ended);
-                }
-                continue;
-            }
-            if self.receive(key)? == Fate::Ended {
-                return Ok(Fate::Ended);
-            }
-        }
-        if self.sessions[key].readable {
-            self.unfinished.push_back(key);
-        }
-        Ok(Fate::Open)
-    }
-
-    /// One read, and what the server makes of it. Borrows the loop's buffers for a connection that has none.
-    fn receive(&mut self, key: usize) -> io::Result<Fate> {
-        let session = &mut self.sessions[key];
-        if session.input.is_empty() {
-            std::mem::swap(&mut session.input, &mut self.input);
-        }
-        if session.output.is_empty() {
-            std::mem::swap(&mut session.output, &mut self.output);
-        }
-        let received = read_more(session, &mut self.received);
-        if let Ok(Some(len)) = received
-            && len > 0
-        {
-            session.input.extend_from_slice(&self.received[..len]);
-            let mut exchange =
-                Exchange { input: &mut session.input, output: &mut session.output, draining: self.draining };
-            session.phase = match self.server.receive(&mut session.state, &mut exchange) {
-                Next::Idle if session.input.is_empty() => Phase::Idle,
-                Next::Idle | Next::Busy => Phase::Busy,
-                Next::Close => Phase::Closing,
-            };
-            session.deadline = None;
-        }
-        let too_much = session.input.len() > INPUT_MAX_BYTES && session.phase != Phase::Closing;
-        let sent = flush(session);
-        if session.input.is_empty() || session.phase == Phase::Closing {
-            // What follows a message after which the server ends the connection is nobody's.
-            session.input.clear();
-            std::mem::swap(&mut session.input, &mut self.input);
-        }
-        if session.output.is_empty() {
-            std::mem::swap(&mut session.output, &mut self.output);
-        }
-        sent?;
-        let ended = received?.is_none() || too_much;
-        Ok(if ended { Fate::Ended } else { Fate::Open })
-    }
-
-    /// What draining asks of a connection in its present phase; and the loop wakes up for its deadline.
-    fn settle(&mut self, key: usize) {
-        let session = &mut self.sessions[key];
-        if self.draining {
-            match session.phase {
-                Phase::Fresh => {
-                    session.deadline.get_or_insert_with(|| Monotonic::now() + FRESH_GRACE);
-                }
-                Phase::Idle if session.output.is_empty() => start_lingering(session),
-                Phase::Idle | Phase::Busy | Phase::Closing | Phase::Lingering => {}
-            }
-        }
-        if let Some(deadline) = session.deadline {
-            self.deadline = Some(self.deadline.map_or(deadline, |earliest| earliest.min(deadline)));
-        }
-    }
-
     fn end_overdue(&mut self) {
-        let Some(earliest) = self.deadline else { return };
+        let Some(deadline) = self.deadline else { return };
         let now = Monotonic::now();
-        if now < earliest {
-            return;
-        }
-        self.sessions.retain(|_, session| session.deadline.is_none_or(|deadline| now < deadline));
-        self.deadline = self.sessions.iter().filter_map(|(_, session)| session.deadline).min();
-    }
-}
-
-/// True once everything is sent.
-fn flush<T>(session: &mut Session<T>) -> io::Result<bool> {
-    let mut sent = 0;
-    while sent < session.output.len() {
-        match (&session.connection).write(&session.output[sent..]) {
-            Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
-            Ok(len) => sent += len,
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
-            Err(error) => return Err(error),
+        if now >= deadline {
+            self.sessions.retain(|_, session| session.deadline().is_none_or(|deadline| now < deadline));
+            self.deadline = self.earliest_deadline();
         }
     }
-    session.output.drain(..sent);
-    Ok(session.output.is_empty())
-}
 
-/// One read into `buffer`. `None` is the client's end, 0 that nothing is there at the moment.
-fn read_more<T>(session: &mut Session<T>, buffer: &mut [u8]) -> io::Result<Option<usize>> {
-    match (&session.connection).read(buffer) {
-        Ok(0) => Ok(None),
-        Ok(len) => {
-            // A short read emptied the socket, and what comes next raises a new edge; unless the FIN was there
-            // already. Source: epoll(7), questions and answers, 9.
-            session.readable = len == buffer.len() || session.client_ended;
-            Ok(Some(len))
-        }
-        Err(error) if error.kind() == io::ErrorKind::Interrupted => Ok(Some(0)),
-        Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-            session.readable = false;
-            Ok(Some(0))
-        }
-        Err(error) => Err(error),
+    fn earliest_deadline(&self) -> Option<Monotonic> {
+        self.sessions.iter().filter_map(|(_, session)| session.deadline()).min()
     }
-}
-
-/// The server is done with this connection and everything is sent. If the client has nothing under way the close is
-/// a FIN; a client that has sent more than it was asked for is given time to see our end first.
-fn end_sending<T>(session: &mut Session<T>) -> Fate {
-    let mut byte = [0];
-    match (&session.connection).read(&mut byte) {
-        Ok(len) if len > 0 => {
-            start_lingering(session);
-            Fate::Open
-        }
-        _ => Fate::Ended,
-    }
-}
-
-fn start_lingering<T>(session: &mut Session<T>) {
-    let _ = session.connection.shutdown(Shutdown::Write);
-    session.phase = Phase::Lingering;
-    session.deadline = Some(Monotonic::now() + LINGER);
 }
