@@ -57,6 +57,18 @@ pub(super) struct RunOptions {
     #[arg(long, value_name = "N", env = "CROUPIER_CONNECTIONS_MAX", value_parser = clap::value_parser!(u64).range(1..))]
     pub(super) connections_max: Option<u64>,
 
+    /// Take connections back from a worker that has taken nothing for this long while another is idle [default: 100ms]
+    #[arg(long, value_name = "T", env = "CROUPIER_STALL_AFTER", value_parser = positive_duration)]
+    pub(super) stall_after: Option<Duration>,
+
+    /// Kill a worker that has taken nothing for this long while connections waited [default: never]
+    #[arg(long, value_name = "T", env = "CROUPIER_HANG_TIMEOUT", value_parser = positive_duration)]
+    pub(super) hang_timeout: Option<Duration>,
+
+    /// Close a connection that came back and that nobody takes within this time [default: 30s]
+    #[arg(long, value_name = "T", env = "CROUPIER_REDEAL_TIMEOUT", value_parser = positive_duration)]
+    pub(super) redeal_timeout: Option<Duration>,
+
     /// Whether an ended worker is replaced [default: always]
     #[arg(long, value_name = "WHEN", env = "CROUPIER_RESPAWN")]
     pub(super) respawn: Option<RespawnWhen>,
@@ -211,6 +223,13 @@ fn duration(text: &str) -> Result<Duration, String> {
     match text {
         "0" => Ok(Duration::ZERO),
         _ => humantime::parse_duration(text).map_err(|_| "give a time with a unit, like 500ms, 30s or 2m".into()),
+    }
+}
+
+fn positive_duration(text: &str) -> Result<Duration, String> {
+    match duration(text)? {
+        Duration::ZERO => Err("give a time above 0, like 100ms".into()),
+        time => Ok(time),
     }
 }
 

@@ -39,7 +39,7 @@ fn effective(settings: &Settings) -> String {
     let text = |text: &str| serde_json::Value::from(text).to_string();
     let texts = |texts: Vec<String>| serde_json::Value::from(texts).to_string();
     let time = |time| text(&humantime::format_duration(time).to_string());
-    let Settings { name, listeners, backlog, queue_max, connections_max, command, plan } = settings;
+    let Settings { name, listeners, backlog, queue_max, connections_max, command, plan, .. } = settings;
     let words = std::iter::once(&command.program).chain(&command.arguments);
     let variables = command.variables.iter().map(|(name, value)| format!("{}={}", name.display(), value.display()));
     let respawn = match plan.respawn {
@@ -58,6 +58,12 @@ fn effective(settings: &Settings) -> String {
             Some(connections_max) => format!("connections-max = {connections_max}"),
             None => "# connections-max: the worker's limit of open files minus 64, shared by the listeners".into(),
         },
+        format!("stall-after = {}", time(settings.stall_after)),
+        match settings.hang_timeout {
+            Some(timeout) => format!("hang-timeout = {}", time(timeout)),
+            None => "# hang-timeout: never".into(),
+        },
+        format!("redeal-timeout = {}", time(settings.redeal_timeout)),
         format!("respawn = {}", text(respawn)),
         format!("respawn-burst = {}", text(&format!("{}/{}", plan.burst_max, plan.burst_window.as_secs()))),
         format!("start-timeout = {}", time(plan.start_timeout)),

@@ -14,6 +14,8 @@ const BACKLOG: u32 = 4096;
 const BURST: Burst = Burst { failures_max: 5, window: Duration::from_secs(10) };
 const START_TIMEOUT: Duration = Duration::from_secs(30);
 const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(30);
+const STALL_AFTER: Duration = Duration::from_millis(100);
+const REDEAL_TIMEOUT: Duration = Duration::from_secs(30);
 const KILL_DELAY: Duration = Duration::from_secs(2);
 
 /// The settings that `options` ask for.
@@ -54,6 +56,9 @@ pub(super) fn resolve(options: RunOptions) -> Result<Settings, Failure> {
         backlog: options.backlog.unwrap_or(BACKLOG),
         queue_max: options.queue_max.unwrap_or(QUEUE_MAX_DEFAULT),
         connections_max: options.connections_max,
+        stall_after: options.stall_after.unwrap_or(STALL_AFTER),
+        hang_timeout: options.hang_timeout,
+        redeal_timeout: options.redeal_timeout.unwrap_or(REDEAL_TIMEOUT),
         command: Command {
             program,
             arguments,

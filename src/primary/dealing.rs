@@ -5,9 +5,12 @@ use std::time::Duration;
 
 use nix::errno::Errno;
 
+use super::lanes::Lane;
 use super::listeners::{Listener, Next};
-use super::workers::{Lane, Register};
-use crate::protocol::ids::WorkerId;
+use super::returned::Candidate;
+use super::room::Impossible;
+use super::workers::Register;
+use crate::protocol::ids::{LaneId, WorkerId};
 use crate::protocol::time::Monotonic;
 
 /// How many connections one turn of the loop deals from one listener before it looks at other things.
@@ -32,49 +35,71 @@ pub enum Stopped {
 pub fn deal(listener: &mut Listener, workers: &mut Register, sequence: &mut u64, now: Monotonic) -> Stopped {
     for _ in 0..DEALS_PER_TURN {
         // First a place, then the connection: none is accepted that nobody has room for.
-        let Some(slot) = listener.rotation.pick() else { return Stopped::NoRoom };
-        let Some((worker, lane)) = seated(listener, workers, slot) else {
-            listener.rotation.set_room(slot, false);
+        let Some(mut slot) = listener.rotation.pick() else { return Stopped::NoRoom };
+        let Some((mut worker, mut lane)) = seat(listener, slot) else { continue };
+        let mut next = listener.next_for(worker, sequence, now);
+        if let Next::NotForThisWorker = next {
+            let Some(other) = listener.rotation.pick_other(slot) else { return Stopped::NoRoom };
+            let Some(seated) = seat(listener, other) else { continue };
+            (slot, (worker, lane)) = (other, seated);
+            next = listener.next_for(worker, sequence, now);
+        }
+        let candidate = match next {
+            Next::Connection(candidate) => candidate,
+            Next::Nothing | Next::NotForThisWorker | Next::Resting => return Stopped::NothingToDeal,
+        };
+        let Some(lane) = workers.lane_mut(worker, lane) else {
+            listener.put_back(candidate, worker, now);
+            listener.unseat(slot, worker, lane);
             continue;
         };
-        let (record, connection) = match listener.next(sequence, now) {
-            Next::Connection(record, connection) => (record, connection),
-            Next::Nothing | Next::Resting => return Stopped::NothingToDeal,
-        };
-        let room = match lane.deal(&record, connection.as_fd()) {
-            Ok(()) => {
-                listener.rotation.advance(slot);
-                lane.has_room_left()
-            }
-            Err(error) => {
-                listener.put_back(record, connection);
-                match error.raw_os_error().map(Errno::from_raw) {
-                    Some(Errno::EAGAIN) => lane.ask_for_kick_at_next_take(),
-                    Some(Errno::EPIPE | Errno::ECONNRESET) => {
-                        listener.rotation.set_room(slot, false);
-                        return Stopped::BadWorker(worker, format!("its deal channel is shut: {error}"));
-                    }
-                    // ETOOMANYREFS is per user, ENOBUFS and ENOMEM are the machine's: no other worker would do better.
-                    _ => {
-                        listener.rest("cannot deal", &error, now + DEAL_PAUSE);
-                        return Stopped::NothingToDeal;
-                    }
-                }
-            }
-        };
-        match room {
+        match deal_one(listener, lane, slot, worker, candidate, now) {
             Ok(true) => {}
             Ok(false) => listener.rotation.set_room(slot, false),
-            Err(impossible) => {
-                listener.rotation.set_room(slot, false);
-                return Stopped::BadWorker(worker, impossible.to_string());
-            }
+            Err(stopped) => return stopped,
         }
     }
     Stopped::TurnOver
 }
 
-fn seated<'a>(listener: &Listener, workers: &'a mut Register, slot: usize) -> Option<(WorkerId, &'a mut Lane)> {
-    let (worker, lane) = (*listener.lanes.get(slot)?)?;
-    Some((worker, workers.lane_mut(worker, lane)?))
+/// Who sits at `slot`. A slot where nobody sits has no room.
+fn seat(listener: &mut Listener, slot: usize) -> Option<(WorkerId, LaneId)> {
+    let seated = listener.seats.get(slot).copied().flatten();
+    if seated.is_none() {
+        listener.rotation.set_room(slot, false);
+    }
+    seated
+}
+
+/// Sends one connection to one worker. True if there is room for another one.
+fn deal_one(
+    listener: &mut Listener,
+    lane: &mut Lane,
+    slot: usize,
+    worker: WorkerId,
+    candidate: Candidate,
+    now: Monotonic,
+) -> Result<bool, Stopped> {
+    let bad_account = |impossible: Impossible| Stopped::BadWorker(worker, impossible.to_string());
+    let Err(error) = lane.deal(&candidate.record, candidate.connection.as_fd()) else {
+        listener.rotation.advance(slot);
+        listener.counters.dealt += 1;
+        if let Some(came_back) = candidate.came_back {
+            listener.counters.redealt[came_back.reason as usize] += 1;
+        }
+        return lane.has_room_left().map_err(bad_account);
+    };
+    listener.put_back(candidate, worker, now);
+    match error.raw_os_error().map(Errno::from_raw) {
+        Some(Errno::EAGAIN) => lane.ask_for_kick_at_next_take().map_err(bad_account),
+        // Its exit, or its end, takes it out of the rotation.
+        Some(Errno::EPIPE | Errno::ECONNRESET) => {
+            Err(Stopped::BadWorker(worker, format!("its deal channel is shut: {error}")))
+        }
+        // ETOOMANYREFS is per user, ENOBUFS and ENOMEM are the machine's: no other worker would do better.
+        _ => {
+            listener.rest("cannot deal", &error, now + DEAL_PAUSE);
+            Err(Stopped::NothingToDeal)
+        }
+    }
 }

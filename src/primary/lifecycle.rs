@@ -64,11 +64,6 @@ impl State {
         }
     }
 
-    /// Connections may be dealt to it.
-    pub fn is_ready(self) -> bool {
-        self == State::Ready
-    }
-
     /// It understands `disconnect`; one that does not is ended by SIGTERM.
     pub fn hears(self) -> bool {
         match self {
@@ -120,7 +115,7 @@ mod tests {
             let step = |state: State, event: &usize| state.after(EVENTS[*event]).unwrap_or(state);
             let told = before.iter().fold(State::Starting, step).after(Event::DrainOrdered).unwrap();
             let states = after.iter().scan(told, |state, event| { *state = step(*state, event); Some(*state) });
-            prop_assert!(states.into_iter().all(|state| !state.is_ready()));
+            prop_assert!(states.into_iter().all(|state| state != State::Ready));
         }
     }
 }

@@ -1,9 +1,5 @@
 //! The listening sockets: binding, accepting, and ending without resetting whoever is in the backlog.
-//!
-//! A listener is also the place where connections come back to: those that a dead worker had not taken. They are
-//! older than anything in the backlog, so [`Listener::next`] gives them out first.
 
-use std::collections::VecDeque;
 use std::io;
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -16,13 +12,11 @@ use mio::{Interest, Registry, Token};
 use nix::errno::Errno;
 
 use super::address::Address;
+use super::returned::{CameBack, Candidate, Found, REASON_COUNT, Reason, Returned};
 use super::scheduler::Rotation;
-use crate::protocol::Wait;
-use crate::protocol::deal_channel::{Took, WorkerEnd};
 use crate::protocol::ids::{LaneId, WorkerId};
 use crate::protocol::record::{Kind, Record};
 use crate::protocol::time::Monotonic;
-use crate::sys::fd_passing;
 
 /// How long accepting rests when this process or the machine has no descriptors or memory left.
 pub const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
@@ -38,16 +32,16 @@ pub struct Listener {
     /// Whose turn it is; the index is a slot.
     pub rotation: Rotation,
     /// The lane that sits at each slot.
-    pub lanes: Vec<Option<(WorkerId, LaneId)>>,
+    pub seats: Vec<Option<(WorkerId, LaneId)>>,
     /// There may be a client in the backlog: set by an event, cleared by `EAGAIN`.
     readable: bool,
     /// Resting for want of descriptors or memory.
     rest: Option<Rest>,
     ending: Option<Ending>,
-    /// Held by the primary, oldest first.
-    returned: VecDeque<(Record, OwnedFd)>,
-    /// Queues that dead workers left: the kernel goes on holding those connections until there is room for them.
-    remnants: Vec<WorkerEnd>,
+    /// Connections that came back from workers. They are dealt before the backlog.
+    pub returned: Returned,
+    /// What has happened here.
+    pub counters: Counters,
     /// A worker has asked for it.
     pub is_asked_for: bool,
 }
@@ -78,11 +72,26 @@ enum Ending {
     Emptying,
 }
 
+/// What has happened on one listener since it was bound.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Counters {
+    /// Connections accepted.
+    pub accepted: u64,
+    /// Deals, those of connections that had come back included.
+    pub dealt: u64,
+    /// Deals of connections that had come back, by [`Reason`].
+    pub redealt: [u64; REASON_COUNT],
+    /// Connections that came back and were closed because nobody took them in time.
+    pub expired: u64,
+}
+
 /// The next connection to deal.
 #[derive(Debug)]
 pub enum Next {
     /// A connection, never dealt or come back.
-    Connection(Record, OwnedFd),
+    Connection(Candidate),
+    /// There are some, but only for other workers.
+    NotForThisWorker,
     /// There is none for now.
     Nothing,
     /// There may be some, but nothing to hold them with: again at [`Listener::deadline`].
@@ -132,12 +141,12 @@ impl Listener {
             address,
             socket: Some(socket),
             rotation: Rotation::new(),
-            lanes: Vec::new(),
+            seats: Vec::new(),
             readable: true,
             rest: None,
             ending: None,
-            returned: VecDeque::new(),
-            remnants: Vec::new(),
+            returned: Returned::default(),
+            counters: Counters::default(),
             is_asked_for: false,
         })
     }
@@ -180,24 +189,64 @@ impl Listener {
         if self.rest.is_some_and(|rest| now < rest.until) {
             return false;
         }
-        !self.returned.is_empty() || !self.remnants.is_empty() || self.readable && self.socket.is_some()
+        !self.returned.is_empty() || self.readable && self.socket.is_some()
     }
 
-    /// The next connection: first what came back, oldest first, then the backlog.
-    pub fn next(&mut self, sequence: &mut u64, now: Monotonic) -> Next {
-        if let Some((record, connection)) = self.returned.pop_front() {
-            return Next::Connection(record, connection);
+    /// The next connection for `worker`: first what came back, oldest first, then the backlog.
+    pub fn next_for(&mut self, worker: WorkerId, sequence: &mut u64, now: Monotonic) -> Next {
+        if self.returned.is_empty() {
+            return self.accept(sequence, now);
         }
-        match self.next_of_remnants() {
-            Some(Ok((record, connection))) => Next::Connection(record, connection),
-            Some(Err(error)) => self.rest("cannot receive back", &error, now + ACCEPT_PAUSE),
-            None => self.accept(sequence, now),
+        let any_other = self.has_other_than(worker);
+        match self.returned.next_for(worker, any_other) {
+            Ok(Found::Candidate(candidate)) => Next::Connection(candidate),
+            Ok(Found::Nothing) => self.accept(sequence, now),
+            Ok(Found::NotForThisWorker) => match self.accept(sequence, now) {
+                Next::Nothing => Next::NotForThisWorker,
+                accepted => accepted,
+            },
+            Err(error) => self.rest("cannot receive back", &error, now + ACCEPT_PAUSE),
         }
     }
 
-    /// Takes a connection back that could not be dealt; it is the next one again.
-    pub fn put_back(&mut self, record: Record, connection: OwnedFd) {
-        self.returned.push_front((record, connection));
+    /// Takes a connection back that could not be dealt; it is among the next ones again.
+    pub fn put_back(&mut self, candidate: Candidate, from: WorkerId, now: Monotonic) {
+        let never = CameBack { reason: Reason::Unsent, at: now, from };
+        self.returned.hold(candidate.record, candidate.connection, candidate.came_back.unwrap_or(never));
+    }
+
+    /// Whether anybody but `worker` sits here.
+    pub fn has_other_than(&self, worker: WorkerId) -> bool {
+        self.seats.iter().flatten().any(|(other, _)| *other != worker)
+    }
+
+    /// Gives a lane its seat in the rotation. Whoever sat there has lost it.
+    pub fn seat(&mut self, slot: usize, worker: WorkerId, lane: LaneId) {
+        self.seats.resize(self.seats.len().max(slot + 1), None);
+        self.seats[slot] = Some((worker, lane));
+    }
+
+    /// Takes a lane out of the rotation, if it sits there.
+    pub fn unseat(&mut self, slot: usize, worker: WorkerId, lane: LaneId) {
+        if self.is_seated(slot, worker, lane) {
+            self.seats[slot] = None;
+            self.rotation.set_room(slot, false);
+        }
+    }
+
+    /// Whether nobody sits at `slot`.
+    pub fn is_vacant(&self, slot: usize) -> bool {
+        self.seats.get(slot).copied().flatten().is_none()
+    }
+
+    /// The socket is closed: nothing is dealt any more.
+    pub fn is_closed(&self) -> bool {
+        self.socket.is_none()
+    }
+
+    /// Whether a lane has its seat.
+    pub fn is_seated(&self, slot: usize, worker: WorkerId, lane: LaneId) -> bool {
+        self.seats.get(slot) == Some(&Some((worker, lane)))
     }
 
     /// Rests until `until`, whatever there is to deal. Says so once, until [`resume`](Self::resume).
@@ -215,30 +264,6 @@ impl Listener {
         }
     }
 
-    /// Takes over the queue of a worker that is dead or has closed its lane: what is in it is dealt to others.
-    pub fn inherit(&mut self, queue: WorkerEnd) {
-        self.remnants.push(queue);
-    }
-
-    /// Receives one connection from the queues of the dead: the one that was accepted first. The queue is the store,
-    /// so it is taken only with a descriptor to spare: without one the kernel would drop it.
-    fn next_of_remnants(&mut self) -> Option<io::Result<(Record, OwnedFd)>> {
-        loop {
-            let oldest = |queue: &WorkerEnd| queue.peek().map_or(u64::MAX, |record| record.sequence);
-            let index = (0..self.remnants.len()).min_by_key(|index| oldest(&self.remnants[*index]))?;
-            let queue = &self.remnants[index];
-            if queue.peek().is_some() && !fd_passing::has_spare_fd(queue.as_fd()) {
-                return Some(Err(io::Error::from_raw_os_error(Errno::EMFILE as i32)));
-            }
-            match queue.take(Wait::Never) {
-                Ok(Took::Connection(record, connection)) => return Some(Ok((record, connection))),
-                Ok(Took::Probe) => {}
-                Ok(Took::Lost(record)) => log::error!("connection={} lost: no file descriptor left", record.sequence),
-                Ok(Took::End) | Err(_) => drop(self.remnants.swap_remove(index)),
-            }
-        }
-    }
-
     fn accept(&mut self, sequence: &mut u64, now: Monotonic) -> Next {
         loop {
             let accepted = match &self.socket {
@@ -251,9 +276,10 @@ impl Listener {
             match accepted {
                 Ok((connection, peer)) => {
                     *sequence += 1;
+                    self.counters.accepted += 1;
                     let (kind, accepted) = (Kind::Connection, Monotonic::now());
                     let record = Record { kind, sequence: *sequence, accepted, peer, ..Record::probe() };
-                    return Next::Connection(record, connection);
+                    return Next::Connection(Candidate { record, connection, came_back: None });
                 }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                     self.readable = false;
@@ -271,14 +297,15 @@ impl Listener {
         }
     }
 
-    /// When something is due here: the end of a rest, or of the quiet time of an ending.
-    pub fn deadline(&self) -> Option<Monotonic> {
+    /// When something is due here: the end of a rest, of the quiet time of an ending, or of the patience with a
+    /// connection that came back and that nobody takes.
+    pub fn deadline(&self, redeal_timeout: Duration) -> Option<Monotonic> {
         let quiet_at = match self.ending {
             Some(Ending::Quieting { until }) => Some(until),
             Some(Ending::Emptying) | None => None,
         };
         let rested_at = self.rest.map(|rest| rest.until).filter(|_| self.socket.is_some());
-        [rested_at, quiet_at].into_iter().flatten().min()
+        [rested_at, quiet_at, self.returned.deadline(redeal_timeout)].into_iter().flatten().min()
     }
 
     /// Lets no new client in, so that the backlog can be dealt empty: on TCP a filter that drops a SYN (an ACK of a
@@ -297,8 +324,17 @@ impl Listener {
         self.ending = Some(Ending::Quieting { until: now + END_QUIET });
     }
 
-    /// The quiet time of an ending may be over: handshakes that completed in it are in the backlog now.
-    pub fn let_time_pass(&mut self, now: Monotonic) {
+    /// The quiet time of an ending may be over: handshakes that completed in it are in the backlog now. And nobody
+    /// waits for ever for a worker to take it.
+    pub fn let_time_pass(&mut self, now: Monotonic, redeal_timeout: Duration) {
+        let expired = self.returned.expire(redeal_timeout, now);
+        if expired > 0 {
+            self.counters.expired += expired as u64;
+            log::warn!(
+                "listener={} connections={expired} came back and nobody took them within {redeal_timeout:?} [closed]",
+                self.address
+            );
+        }
         if matches!(self.ending, Some(Ending::Quieting { until }) if now >= until) {
             self.ending = Some(Ending::Emptying);
             self.readable = true;
@@ -307,18 +343,14 @@ impl Listener {
 
     /// Whether an ending has come to its end: everything that there was has been dealt.
     pub fn has_ended(&self) -> bool {
-        let is_empty = !self.readable && self.returned.is_empty() && self.remnants.is_empty();
+        let is_empty = !self.readable && self.returned.is_empty();
         self.socket.is_none() || self.ending == Some(Ending::Emptying) && is_empty
     }
 
     /// Closes the socket. Returns how many connections nobody took: their clients see the end.
     pub fn close(&mut self) -> usize {
         self.socket = None;
-        let untaken: usize = self.remnants.iter().map(WorkerEnd::untaken).sum();
-        let dropped = self.returned.len() + untaken;
-        self.returned.clear();
-        self.remnants.clear();
-        dropped
+        self.returned.clear()
     }
 }
 

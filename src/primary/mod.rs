@@ -4,6 +4,7 @@
 //!   readiness ─▶ event_loop ─▶ pure decision ─▶ effect ─▶ event_loop ─▶ I/O
 //!                              scheduler   whose turn it is
 //!                              room        who has room
+//!                              stall       who does not take
 //!                              lifecycle   where a worker stands
 //!                              supervisor  which workers there should be
 //! ```
@@ -13,11 +14,14 @@ pub mod address;
 mod dealing;
 mod dialect;
 mod event_loop;
+mod lanes;
 mod lifecycle;
 mod listeners;
+mod returned;
 pub mod room;
 pub mod scheduler;
 pub mod settings;
+pub mod stall;
 pub mod supervisor;
 mod workers;
 

@@ -71,6 +71,11 @@ impl Account {
         self.dealt
     }
 
+    /// Connections received back untaken so far.
+    pub fn reclaimed(&self) -> u64 {
+        self.reclaimed
+    }
+
     /// Connections taken as far as was seen.
     pub fn taken(&self) -> u64 {
         self.seen.taken

@@ -28,6 +28,12 @@ impl Rotation {
         self.with_room.first_from(self.next).or_else(|| self.with_room.first_from(0))
     }
 
+    /// The slot whose turn it would be if `slot` had no room.
+    pub fn pick_other(&self, slot: usize) -> Option<usize> {
+        let mut others = [self.next, slot + 1, 0].into_iter().filter_map(|from| self.with_room.first_from(from));
+        others.find(|other| *other != slot)
+    }
+
     /// `slot` has had its turn.
     pub fn advance(&mut self, slot: usize) {
         self.next = slot + 1;
@@ -116,6 +122,18 @@ mod tests {
         assert_eq!(deal(&mut rotation, 3), [0, 2, 0]);
         rotation.set_room(1, true);
         assert_eq!(deal(&mut rotation, 3), [1, 2, 0]);
+    }
+
+    #[test]
+    fn the_other_one_is_the_next_one_with_room() {
+        let mut rotation = Rotation::new();
+        (0..4).for_each(|slot| rotation.set_room(slot, slot != 2));
+        assert_eq!((rotation.pick(), rotation.pick_other(0)), (Some(0), Some(1)));
+        rotation.advance(2);
+        assert_eq!((rotation.pick(), rotation.pick_other(3)), (Some(3), Some(0)));
+        rotation.set_room(0, false);
+        rotation.set_room(1, false);
+        assert_eq!(rotation.pick_other(3), None);
     }
 
     #[test]

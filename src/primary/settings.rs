@@ -2,6 +2,7 @@
 
 use std::ffi::OsString;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use super::address::Address;
 use super::supervisor::Plan;
@@ -21,6 +22,13 @@ pub struct Settings {
     /// The most open connections per lane; `None`: what the worker's limit of open files allows, less
     /// [`OPEN_FILES_RESERVED`], divided by the number of listeners.
     pub connections_max: Option<u64>,
+    /// A worker that has taken nothing for this long, while connections waited for it and another worker is idle, has
+    /// them taken back.
+    pub stall_after: Duration,
+    /// A worker that has taken nothing for this long, while connections waited, is killed.
+    pub hang_timeout: Option<Duration>,
+    /// A connection that came back and that nobody takes within this time is closed.
+    pub redeal_timeout: Duration,
     /// What a worker is.
     pub command: Command,
     /// How many there are, when they are replaced, and how long things may take.

@@ -5,8 +5,9 @@
 //! here; the primary's copy of the worker's end (the retained end) is a [`WorkerEnd`] too.
 
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
+use nix::errno::Errno;
 use nix::sys::socket::{AddressFamily, Shutdown, SockFlag, SockType, shutdown, socketpair};
 
 use super::record::{Kind, RECORD_BYTES, Record};
@@ -43,10 +44,14 @@ pub enum Took {
 }
 
 /// What a worker sent up.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Debug)]
 pub enum FromBelow {
-    /// There is room again.
+    /// There is room again, or something else on the scoreboard is worth a look.
     Kick,
+    /// A live connection that it does not want, or cannot keep.
+    GivenBack(Record, OwnedFd),
+    /// A connection that came back while this process had no descriptor left for it: it is gone.
+    Lost(Record),
     /// Nothing that this version knows: end the worker.
     Malformed,
 }
@@ -70,21 +75,60 @@ impl PrimaryEnd {
         fd_passing::send(self.socket.as_fd(), &record.encode(), Some(connection))
     }
 
-    /// What the worker sent up, or `None` when there is nothing more.
+    /// How many bytes wait here. Less than [`RECORD_BYTES`]: kicks only, and as many as that.
+    pub fn unheard_bytes(&self) -> usize {
+        fd_passing::queued_bytes(self.socket.as_fd()).unwrap_or(0)
+    }
+
+    /// What the worker sent up, or `None` when there is nothing more. Look for a spare descriptor first if
+    /// [`unheard_bytes`](Self::unheard_bytes) says that a connection may be among it.
     pub fn hear(&self) -> Option<FromBelow> {
-        let mut byte = [0; 2];
-        match fd_passing::receive(self.socket.as_fd(), &mut byte, Wait::Never) {
-            Ok(received) if received.len == 1 && byte[0] == KICK && received.fd.is_none() => Some(FromBelow::Kick),
-            Ok(received) if received.len == 0 => None,
-            Ok(_) => Some(FromBelow::Malformed),
-            Err(_) => None,
+        let mut bytes = [0; RECORD_BYTES + 1];
+        let received = loop {
+            match fd_passing::receive(self.socket.as_fd(), &mut bytes, Wait::Never) {
+                // The worker's end is gone while it had unread messages: what it sent up is still queued.
+                Err(error) if error.kind() == io::ErrorKind::ConnectionReset => continue,
+                Err(_) => return None,
+                Ok(received) => break received,
+            }
+        };
+        match (&bytes[..received.len], received.fd) {
+            ([], None) => None,
+            ([KICK], None) => Some(FromBelow::Kick),
+            (record, fd) => match (Record::decode(record), fd) {
+                (Ok(record), Some(fd)) if record.kind == Kind::Connection => Some(FromBelow::GivenBack(record, fd)),
+                (Ok(record), None) if record.kind == Kind::Connection => Some(FromBelow::Lost(record)),
+                _ => Some(FromBelow::Malformed),
+            },
         }
+    }
+
+    /// The record at the head of what the worker sent up, left there; kicks before it are thrown away. `None` when
+    /// there is none.
+    pub fn peek(&self) -> Option<Record> {
+        loop {
+            let mut bytes = [0; RECORD_BYTES + 1];
+            let len = peek_bytes(&self.socket, &mut bytes)?;
+            match Record::decode(&bytes[..len]) {
+                Ok(record) => return Some(record),
+                Err(_) if len == 0 => return None,
+                Err(_) => drop(self.hear()),
+            }
+        }
+    }
+
+    /// Asks whether the worker is awake: the library answers with a kick.
+    ///
+    /// # Errors
+    /// As [`deal`](Self::deal).
+    pub fn probe(&self) -> io::Result<()> {
+        fd_passing::send(self.socket.as_fd(), &Record::probe().encode(), None)
     }
 
     /// Ends the lane in band: the worker takes what is queued, then sees [`Took::End`].
     pub fn end(&self) {
         // ENOTCONN: the other end has gone already, which is the same end.
-        let _ = shutdown(std::os::fd::AsRawFd::as_raw_fd(&self.socket), Shutdown::Write);
+        let _ = shutdown(self.socket.as_raw_fd(), Shutdown::Write);
     }
 }
 
@@ -127,10 +171,18 @@ impl WorkerEnd {
     /// The record at the head of the queue, left there. `None` when the queue is empty or its head is no record.
     pub fn peek(&self) -> Option<Record> {
         let mut bytes = [0; RECORD_BYTES];
-        let flags = nix::sys::socket::MsgFlags::MSG_PEEK | nix::sys::socket::MsgFlags::MSG_DONTWAIT;
-        // A plain recv has no room for descriptors, so that peeking installs none.
-        let len = nix::sys::socket::recv(std::os::fd::AsRawFd::as_raw_fd(&self.socket), &mut bytes, flags).ok()?;
+        let len = peek_bytes(&self.socket, &mut bytes)?;
         Record::decode(&bytes[..len]).ok()
+    }
+
+    /// Returns a live connection to the primary. `connection` is borrowed: close it after success.
+    ///
+    /// # Errors
+    /// `WouldBlock`: the primary has too much to read, try again. `EPIPE`/`ECONNRESET`: it has gone.
+    /// `ETOOMANYREFS`: this user has too much in flight, try again.
+    pub fn give_back(&self, record: &Record, connection: BorrowedFd<'_>) -> io::Result<()> {
+        let record = Record { given_back: true, ..*record };
+        fd_passing::send(self.socket.as_fd(), &record.encode(), Some(connection))
     }
 
     /// How many messages are queued: the kernel's own count of what is untaken.
@@ -141,7 +193,19 @@ impl WorkerEnd {
     /// Ends the channel in both directions, for every process that holds this end: nothing more comes in, what is
     /// queued can still be taken, and everyone who is blocked in a take wakes up.
     pub fn end(&self) {
-        let _ = shutdown(std::os::fd::AsRawFd::as_raw_fd(&self.socket), Shutdown::Both);
+        let _ = shutdown(self.socket.as_raw_fd(), Shutdown::Both);
+    }
+}
+
+/// A plain recv has no room for descriptors, so that peeking installs none.
+fn peek_bytes(socket: &OwnedFd, bytes: &mut [u8]) -> Option<usize> {
+    use nix::sys::socket::{MsgFlags, recv};
+    loop {
+        match recv(socket.as_raw_fd(), bytes, MsgFlags::MSG_PEEK | MsgFlags::MSG_DONTWAIT) {
+            // Reported once, before what is queued.
+            Err(Errno::ECONNRESET) => continue,
+            other => return other.ok(),
+        }
     }
 }
 
@@ -229,11 +293,28 @@ mod tests {
     #[test]
     fn a_kick_is_heard_and_anything_else_is_malformed() {
         let (primary, worker) = pair().unwrap();
-        assert_eq!(primary.hear(), None);
+        assert!(primary.hear().is_none());
         worker.kick();
-        assert_eq!(primary.hear(), Some(FromBelow::Kick));
-        fd_passing::send(worker.as_fd(), b"garbage", None).unwrap();
-        assert_eq!(primary.hear(), Some(FromBelow::Malformed));
-        assert_eq!(primary.hear(), None);
+        assert_eq!(primary.unheard_bytes(), 1);
+        assert!(matches!(primary.hear(), Some(FromBelow::Kick)));
+        for garbage in [&b"garbage"[..], &[0; RECORD_BYTES], &[1; RECORD_BYTES + 1], &Record::probe().encode()] {
+            fd_passing::send(worker.as_fd(), garbage, None).unwrap();
+            assert!(matches!(primary.hear(), Some(FromBelow::Malformed)), "{garbage:?}");
+        }
+        assert!(primary.hear().is_none());
+    }
+
+    #[test]
+    fn what_is_given_back_outlives_the_worker_that_gave_it() {
+        let (primary, worker) = pair().unwrap();
+        let fd = some_fd();
+        primary.deal(&record(1), fd.as_fd()).unwrap(); // never taken
+        worker.kick();
+        worker.give_back(&record(7), fd.as_fd()).unwrap();
+        drop(worker);
+        assert_eq!(primary.peek().map(|record| record.sequence), Some(7));
+        let heard = primary.hear();
+        assert!(matches!(heard, Some(FromBelow::GivenBack(record, _)) if record.given_back && record.sequence == 7));
+        assert!(primary.peek().is_none() && primary.hear().is_none());
     }
 }

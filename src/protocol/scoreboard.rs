@@ -5,7 +5,7 @@
 //! ```text
 //!   word  0   taken             written by the worker: connections received
 //!         1   closed            written by the worker: of those, how many it has no more (closed or given back)
-//!         2   paused            written by the worker: 1 while it wants no connections
+//!         2   paused            written by the worker: 1 its program wants no connections, 2 it has no descriptors
 //!   16 .. 40  waits             written by the worker: how many waited from accept to take, by power of two
 //!        40   wait_sum_ns       written by the worker: the sum of those waits
 //!        48   kick_at_taken     written by the primary: kick when `taken` reaches this (0: do not)
@@ -40,6 +40,19 @@ const WAITS: usize = 16;
 const WAIT_SUM_NS: usize = WAITS + WAIT_BUCKETS;
 const KICK_AT_TAKEN: usize = 48;
 const KICK_AT_CLOSED: usize = 49;
+const BY_PROGRAM: u64 = 1;
+const NO_DESCRIPTORS: u64 = 2;
+
+/// Why a lane wants no connections.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Pause {
+    /// It wants them.
+    None,
+    /// Its program said so, until it says otherwise.
+    ByProgram,
+    /// The worker has no descriptors for them at the moment.
+    NoDescriptors,
+}
 
 /// The scoreboard of one worker.
 #[derive(Debug)]
@@ -153,9 +166,23 @@ impl LaneBoard {
         }
     }
 
-    /// Whether the worker has paused this lane.
-    pub fn is_paused(&self) -> bool {
-        self.word(PAUSED).load(Ordering::Acquire) != 0
+    /// Whether the worker wants connections.
+    pub fn pause(&self) -> Pause {
+        match self.word(PAUSED).load(Ordering::Acquire) {
+            0 => Pause::None,
+            NO_DESCRIPTORS => Pause::NoDescriptors,
+            _ => Pause::ByProgram,
+        }
+    }
+
+    /// Worker: says whether it wants connections, and whether that is news. Kick after news.
+    pub fn set_pause(&self, pause: Pause) -> bool {
+        let word = match pause {
+            Pause::None => 0,
+            Pause::ByProgram => BY_PROGRAM,
+            Pause::NoDescriptors => NO_DESCRIPTORS,
+        };
+        self.word(PAUSED).swap(word, Ordering::AcqRel) != word
     }
 
     /// The accept-to-take histogram so far, one count per bucket (see [`WAIT_BUCKETS`]).

@@ -10,6 +10,7 @@ use mio::unix::SourceFd;
 use mio::{Interest, Registry, Token, event};
 
 use super::lane::Lane;
+use crate::protocol::record::Record;
 
 /// A client's connection. This process owns it; the primary has no copy of it any more.
 ///
@@ -22,6 +23,16 @@ pub struct Connection {
     stream: Stream,
     guard: CountGuard,
     peer: Option<SocketAddr>,
+    record: Option<Record>,
+}
+
+/// A connection could not be given back; it is still here, and still served by this worker if nobody drops it.
+#[derive(Debug)]
+pub struct NotGivenBack {
+    /// The connection.
+    pub connection: Connection,
+    /// Why.
+    pub error: io::Error,
 }
 
 /// The socket of a connection.
@@ -42,8 +53,36 @@ pub struct CountGuard {
 }
 
 impl Connection {
-    pub(super) fn new(stream: Stream, peer: Option<SocketAddr>, lane: Option<Arc<Lane>>) -> Self {
-        Self { stream, guard: CountGuard { lane }, peer }
+    /// A connection that was dealt through `lane`.
+    pub(super) fn dealt(stream: Stream, record: Record, lane: Arc<Lane>) -> Self {
+        Self { stream, guard: CountGuard { lane: Some(lane) }, peer: record.peer, record: Some(record) }
+    }
+
+    /// A connection that this process accepted itself.
+    pub(super) fn accepted(stream: Stream, peer: Option<SocketAddr>) -> Self {
+        Self { stream, guard: CountGuard { lane: None }, peer, record: None }
+    }
+
+    /// Returns the live connection to the primary, which deals it to another worker as if it were new: the same peer
+    /// address, and whatever the client has sent and this process has not read. It comes back here only if no other
+    /// worker is ready.
+    ///
+    /// Only at a message boundary, with nothing of it in buffers of this process, and nothing remembered that its
+    /// next message needs; never a connection with TLS, or one that was upgraded. Deregister it from mio or epoll
+    /// first: the primary holds the same socket, so that closing it here would not.
+    ///
+    /// # Errors
+    /// [`NotGivenBack`] has the connection: `WouldBlock` and `ETOOMANYREFS` pass, try again later; `EPIPE`,
+    /// `ECONNRESET` if the primary has gone; `Unsupported` if no primary dealt it.
+    pub fn give_back(self) -> Result<(), NotGivenBack> {
+        let sent = match (&self.guard.lane, &self.record) {
+            (Some(lane), Some(record)) => {
+                // The mode lives on the connection, and whoever gets it next expects it like a new one.
+                self.set_nonblocking(true).and_then(|()| lane.give_back(record, self.as_fd()))
+            }
+            _ => Err(io::ErrorKind::Unsupported.into()),
+        };
+        sent.map_err(|error| NotGivenBack { connection: self, error })
     }
 
     /// The client's address, as it was when the connection was accepted; `None` for a Unix client. Unlike

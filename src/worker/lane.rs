@@ -1,14 +1,19 @@
 //! The worker's part of a lane: the end on which it takes, and the account it keeps for the primary.
 
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
 use crate::protocol::Wait;
 use crate::protocol::deal_channel::{Took, WorkerEnd};
 use crate::protocol::ids::LaneId;
 use crate::protocol::record::Record;
-use crate::protocol::scoreboard::LaneBoard;
+use crate::protocol::scoreboard::{LaneBoard, Pause};
 use crate::protocol::time::Monotonic;
+use crate::sys::limits;
+
+/// Descriptors that a take leaves free: a connection that arrives under a number as high as that is refused, because
+/// without a free one the next would be lost on the way.
+const SPARE_FDS: u64 = 8;
 
 /// One lane. Shared by the listener and every connection that came through it.
 #[derive(Debug)]
@@ -16,11 +21,14 @@ pub(super) struct Lane {
     pub(super) id: LaneId,
     end: WorkerEnd,
     board: LaneBoard,
+    /// Descriptor numbers from here on are too high to keep.
+    refuse_from_fd: u64,
 }
 
 impl Lane {
     pub(super) fn new(id: LaneId, end: OwnedFd, board: LaneBoard) -> Self {
-        Self { id, end: WorkerEnd::from_fd(end), board }
+        let open_files_max = limits::open_files().map_or(u64::MAX, |limit| limit.soft);
+        Self { id, end: WorkerEnd::from_fd(end), board, refuse_from_fd: open_files_max.saturating_sub(SPARE_FDS) }
     }
 
     /// Takes and counts the next connection; `None` is the end of the lane. Probes are answered and not shown.
@@ -29,6 +37,10 @@ impl Lane {
             match self.end.take(wait)? {
                 Took::Connection(record, connection) => {
                     self.count_taken(&record);
+                    if connection.as_raw_fd() as u64 >= self.refuse_from_fd {
+                        self.refuse(&record, connection);
+                        continue;
+                    }
                     return Ok(Some((record, connection)));
                 }
                 Took::Probe => self.end.kick(),
@@ -42,6 +54,29 @@ impl Lane {
         }
     }
 
+    /// Descriptors are allotted lowest first: so high a number says that nearly none is left.
+    fn refuse(&self, record: &Record, connection: OwnedFd) {
+        self.pause(Pause::NoDescriptors);
+        match self.end.give_back(record, connection.as_fd()) {
+            Ok(()) => log::warn!("connection={} refused: few file descriptors are left [given back]", record.sequence),
+            Err(error) => log::error!("connection={} ended: no file descriptors, and {error}", record.sequence),
+        }
+        drop(connection);
+        self.count_one_closed();
+    }
+
+    /// Returns a connection to the primary. It is counted closed by its guard.
+    pub(super) fn give_back(&self, record: &Record, connection: BorrowedFd<'_>) -> io::Result<()> {
+        self.end.give_back(record, connection)
+    }
+
+    /// Tells the primary whether this lane wants connections.
+    pub(super) fn pause(&self, pause: Pause) {
+        if self.board.set_pause(pause) {
+            self.end.kick();
+        }
+    }
+
     fn count_taken(&self, record: &Record) {
         if self.board.count_taken(Monotonic::now().since(record.accepted)) {
             self.end.kick();
@@ -49,6 +84,13 @@ impl Lane {
     }
 
     pub(super) fn count_closed(&self) {
+        self.count_one_closed();
+        if self.board.pause() == Pause::NoDescriptors {
+            self.pause(Pause::None);
+        }
+    }
+
+    fn count_one_closed(&self) {
         if self.board.count_closed() {
             self.end.kick();
         }

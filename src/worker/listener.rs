@@ -13,6 +13,7 @@ use super::connection::{Connection, Stream};
 use super::lane::Lane;
 use super::membership::Worker;
 use crate::protocol::Wait;
+use crate::protocol::scoreboard::Pause;
 use crate::sys::fd_passing;
 
 /// How a listener is asked for.
@@ -164,11 +165,11 @@ impl Listener {
             Source::Lane { lane, .. } => take(lane, Wait::Never),
             Source::Tcp(listener) => {
                 let (stream, peer) = listener.accept()?;
-                Ok(Some(Connection::new(Stream::Tcp(stream.into()), Some(peer), None)))
+                Ok(Some(Connection::accepted(Stream::Tcp(stream.into()), Some(peer))))
             }
             Source::Unix(listener) => {
                 let (stream, _) = listener.accept()?;
-                Ok(Some(Connection::new(Stream::Unix(OwnedFd::from(stream).into()), None, None)))
+                Ok(Some(Connection::accepted(Stream::Unix(OwnedFd::from(stream).into()), None)))
             }
         }
     }
@@ -178,6 +179,26 @@ impl Listener {
     pub fn close(&self) {
         if let Source::Lane { lane, worker, .. } = &self.source {
             worker.say_close(lane.id);
+        }
+    }
+
+    /// Wants no connections until [`resume`](Self::resume): the primary deals none, and what it had dealt and was not
+    /// taken goes to other workers. Connections that this process has are not touched. A take that runs at the same
+    /// time may still bring one; serve it or give it back. Without a primary it does nothing.
+    ///
+    /// The library does the same by itself while this process has no file descriptors left.
+    pub fn pause(&self) {
+        self.set_pause(Pause::ByProgram);
+    }
+
+    /// Wants connections again.
+    pub fn resume(&self) {
+        self.set_pause(Pause::None);
+    }
+
+    fn set_pause(&self, pause: Pause) {
+        if let Source::Lane { lane, .. } = &self.source {
+            lane.pause(pause);
         }
     }
 
@@ -214,7 +235,7 @@ fn take(lane: &Arc<Lane>, wait: Wait) -> io::Result<Option<Connection>> {
         Some(_) => Stream::Tcp(connection.into()),
         None => Stream::Unix(connection.into()),
     };
-    Ok(Some(Connection::new(stream, record.peer, Some(Arc::clone(lane)))))
+    Ok(Some(Connection::dealt(stream, record, Arc::clone(lane))))
 }
 
 impl AsFd for Listener {

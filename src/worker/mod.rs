@@ -32,6 +32,6 @@ mod lane;
 mod listener;
 mod membership;
 
-pub use connection::{Connection, CountGuard, Stream};
+pub use connection::{Connection, CountGuard, NotGivenBack, Stream};
 pub use listener::{ListenOptions, Listener};
 pub use membership::{Drain, ORPHAN_GRACE, Worker};

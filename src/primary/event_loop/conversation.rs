@@ -10,6 +10,7 @@ use nix::errno::Errno;
 use super::token::Source;
 use super::{Primary, UNASKED_AFTER};
 use crate::primary::dialect::{ListenRequest, Said};
+use crate::primary::lanes::Phase;
 use crate::primary::lifecycle;
 use crate::primary::room::Bounds;
 use crate::primary::settings::OPEN_FILES_RESERVED;
@@ -43,7 +44,7 @@ impl Primary {
         }
         worker.open_files_max = open_files_max;
         log::debug!("worker={id} pid={pid} online open_files_max={open_files_max}");
-        if let Err(error) = worker.dialect.welcome(id, worker.slot, 0, worker.board.as_fd()) {
+        if let Err(error) = worker.dialect.welcome(id, worker.slot, worker.generation, worker.board.as_fd()) {
             self.end_worker(id, &format!("it does not read its control channel: {error}"));
         }
     }
@@ -87,7 +88,7 @@ impl Primary {
         if !worker.state().hears() {
             return Err(io::ErrorKind::InvalidInput.into());
         }
-        if worker.lanes().any(|(_, lane)| lane.listener == index) {
+        if worker.lanes().any(|(_, lane)| lane.listener == index && lane.phase() != Phase::Ended) {
             let reason = format!("this worker listens on {} already", listener.address());
             return worker.dialect.refuse(wanted.request, Errno::EADDRINUSE as i32, reason);
         }
@@ -131,13 +132,15 @@ impl Primary {
         let Some(lane) = worker.lane_mut(lane_id) else {
             return self.end_worker(id, &format!("it listens on lane {lane_id}, which it does not have"));
         };
-        lane.set_listening();
+        if !lane.set_listening() {
+            return; // it was told to finish in the meantime
+        }
         let listener = &mut self.listeners[lane.listener];
         if worker.apply(lifecycle::Event::Listening).is_err() {
             return self.end_worker(id, "it listens before it said hello");
         }
-        listener.lanes.resize(listener.lanes.len().max(slot + 1), None);
-        listener.lanes[slot] = Some((id, lane_id));
+        // A replacement takes the seat over from the one that is to finish.
+        listener.seat(slot, id, lane_id);
         if worker.ready_since.is_none() {
             let now = Monotonic::now();
             worker.ready_since = Some(now);
@@ -154,17 +157,16 @@ impl Primary {
     pub(super) fn close_lane(&mut self, id: WorkerId, lane_id: LaneId) {
         let Some(worker) = self.workers.get_mut(id) else { return };
         let slot = worker.slot.0 as usize;
-        let Some(lane) = worker.close_lane(lane_id) else { return };
+        let Some(lane) = worker.lane_mut(lane_id) else { return };
+        let listener = &mut self.listeners[lane.listener];
+        listener.unseat(slot, id, lane_id);
+        lane.end();
+        if let Some(retained) = lane.take_retained() {
+            listener.returned.inherit_untaken(retained, id, Monotonic::now());
+        }
         if !worker.listens() && worker.apply(lifecycle::Event::LastClosed).is_err() {
             return self.end_worker(id, "it closed a lane before it said hello");
         }
-        let listener = &mut self.listeners[lane.listener];
-        if listener.lanes.get(slot) == Some(&Some((id, lane_id))) {
-            listener.lanes[slot] = None;
-            listener.rotation.set_room(slot, false);
-        }
-        lane.primary_end.end();
-        listener.inherit(lane.retained);
     }
 
     pub(super) fn close_lanes(&mut self, id: WorkerId) {

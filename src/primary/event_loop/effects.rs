@@ -10,8 +10,10 @@ use nix::errno::Errno;
 use super::Primary;
 use super::token::Source;
 use crate::primary::dialect::native::Native;
+use crate::primary::lanes::Figures;
 use crate::primary::lifecycle;
 use crate::primary::supervisor::{Effect, Ended, Event, KillReason};
+use crate::primary::workers::Worker;
 use crate::protocol::bootstrap;
 use crate::protocol::control::IdleRule;
 use crate::protocol::ids::{Slot, WorkerId};
@@ -32,7 +34,7 @@ impl Primary {
             Effect::Start(slot) => self.start_worker(slot),
             Effect::EndListeners => self.end_listeners(),
             Effect::CloseListeners => self.close_listeners(),
-            Effect::Disconnect(id) => self.disconnect(id),
+            Effect::Disconnect(id) => self.disconnect(id, IdleRule::Close),
             Effect::Terminate(id) => self.signal(id, Signal::SIGTERM),
             Effect::Kill(id, reason) => self.kill(id, reason),
             Effect::Finish(outcome) => self.outcome = Some(outcome),
@@ -84,7 +86,7 @@ impl Primary {
         registry.register(&mut SourceFd(&dialect.as_fd().as_raw_fd()), control, Interest::READABLE)?;
         registry.register(&mut SourceFd(&process.as_fd().as_raw_fd()), exit, Interest::READABLE)?;
         let pid = process.pid();
-        self.workers.enter(id, slot, process, dialect, board);
+        self.workers.enter(Worker::new(id, slot, 0, process, dialect, board));
         Ok(pid)
     }
 
@@ -107,15 +109,28 @@ impl Primary {
         }
     }
 
-    /// Tells a worker to finish. The end of its lanes is in band: what is queued is taken first.
-    pub(super) fn disconnect(&mut self, id: WorkerId) {
+    /// Tells a worker to finish. The end of its lanes is in band. If others can serve its clients, what it has not
+    /// taken goes to them at once, and what is idle is given back; if not, it takes what is queued, then ends.
+    fn disconnect(&mut self, id: WorkerId, idle: IdleRule) {
         let Some(worker) = self.workers.get_mut(id) else { return };
-        let hears = worker.state().hears();
+        let (slot, hears, now) = (worker.slot.0 as usize, worker.state().hears(), Monotonic::now());
         let _ = worker.apply(lifecycle::Event::DrainOrdered);
-        for (_, lane) in worker.lanes() {
-            lane.primary_end.end();
+        let mut others_everywhere = true;
+        for lane_id in worker.lane_ids() {
+            let Some(lane) = worker.lane_mut(lane_id) else { continue };
+            let listener = &mut self.listeners[lane.listener];
+            listener.unseat(slot, id, lane_id);
+            lane.end();
+            others_everywhere &= listener.has_other_than(id);
+            if idle == IdleRule::GiveBack
+                && listener.has_other_than(id)
+                && let Some(retained) = lane.take_retained()
+            {
+                listener.returned.inherit_untaken(retained, id, now);
+            }
         }
-        if !hears || worker.dialect.disconnect(IdleRule::Close).is_err() {
+        let idle = if others_everywhere { idle } else { IdleRule::Close };
+        if !hears || worker.dialect.disconnect(idle).is_err() {
             self.signal(id, Signal::SIGTERM);
         }
     }
@@ -144,6 +159,29 @@ impl Primary {
         worker.process.signal_group(Signal::SIGKILL);
     }
 
+    /// What a dead worker had not taken, and what it had given back, goes to the others.
+    fn bring_back(&mut self, worker: &mut Worker) -> Figures {
+        let (id, slot, now) = (worker.id, worker.slot.0 as usize, Monotonic::now());
+        for (lane_id, lane) in worker.lanes() {
+            self.listeners[lane.listener].unseat(slot, id, lane_id);
+        }
+        let figures = worker.figures();
+        for lane in worker.take_lanes() {
+            let listener = &mut self.listeners[lane.listener];
+            let (primary_end, retained) = lane.into_ends();
+            if listener.is_closed() {
+                continue;
+            }
+            // For every process that holds the worker's end, a forked child too: nothing more comes.
+            if let Some(retained) = retained {
+                retained.end();
+                listener.returned.inherit_untaken(retained, id, now);
+            }
+            listener.returned.inherit_given_back(primary_end, id, now);
+        }
+        figures
+    }
+
     /// A worker that cannot be trusted any more. Its exit brings its untaken connections back.
     pub(super) fn end_worker(&mut self, id: WorkerId, why: &str) {
         let Some(worker) = self.workers.get(id) else { return };
@@ -167,8 +205,8 @@ impl Primary {
         };
         // What it said before it died, in particular which lanes it had closed.
         self.hear_worker(id);
-        self.close_lanes(id);
-        let Some(worker) = self.workers.remove(id) else { return };
+        let Some(mut worker) = self.workers.remove(id) else { return };
+        let figures = self.bring_back(&mut worker);
         let (pid, state) = (worker.process.pid(), worker.state().name());
         if worker.ready_since.is_none() {
             let exited = || format!("it exited before it listened ({exit})");
@@ -182,7 +220,10 @@ impl Primary {
             None if effects.contains(&Effect::Start(worker.slot)) => "[restart now]".into(),
             None => "[not replaced]".into(),
         };
-        log::info!("worker={id} pid={pid} exited {exit} state={state} taken={} {next}", worker.taken());
+        let Figures { dealt, reclaimed, taken, closed, untaken } = figures;
+        log::info!(
+            "worker={id} pid={pid} exited {exit} state={state} dealt={dealt} reclaimed={reclaimed} taken={taken} closed={closed} untaken={untaken} {next}"
+        );
         for effect in effects {
             self.carry_out(effect);
         }

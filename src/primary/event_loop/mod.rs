@@ -14,13 +14,13 @@ use super::listeners::{BindError, Listener};
 use super::settings::Settings;
 use super::supervisor::{Event, Outcome, Stop, Supervisor};
 use super::workers::Register;
-use crate::protocol::deal_channel::FromBelow;
 use crate::protocol::ids::{LaneId, WorkerId};
 use crate::protocol::time::Monotonic;
 use crate::sys::process;
 use crate::sys::signals::{Signal, Signals};
 use token::Source;
 
+mod coming_back;
 mod conversation;
 mod effects;
 mod token;
@@ -45,6 +45,10 @@ pub struct Primary {
     interrupted: bool,
     is_ending: bool,
     unasked_at: Option<Monotonic>,
+    /// When to look for workers that do not take; `None` while nothing is untaken.
+    next_look: Option<Monotonic>,
+    /// Lanes with connections that were given back and could not be received yet.
+    unheard: Vec<(WorkerId, LaneId)>,
     buffer: Buffer,
 }
 
@@ -94,6 +98,8 @@ impl Primary {
             interrupted: false,
             is_ending: false,
             unasked_at: None,
+            next_look: None,
+            unheard: Vec::new(),
             buffer: Buffer::default(),
         })
     }
@@ -146,8 +152,10 @@ impl Primary {
     }
 
     fn timeout(&self) -> Option<Duration> {
-        let of_listeners = self.listeners.iter().filter_map(Listener::deadline);
-        let due = of_listeners.chain(self.supervisor.deadline()).chain(self.unasked_at).min()?;
+        let redeal_timeout = self.settings.redeal_timeout;
+        let of_listeners = self.listeners.iter().filter_map(|listener| listener.deadline(redeal_timeout));
+        let others = [self.supervisor.deadline(), self.unasked_at, self.next_look];
+        let due = of_listeners.chain(others.into_iter().flatten()).min()?;
         Some(due.since(Monotonic::now()))
     }
 
@@ -167,7 +175,10 @@ impl Primary {
             }
         }
         for listener in &mut self.listeners {
-            listener.let_time_pass(now);
+            listener.let_time_pass(now, self.settings.redeal_timeout);
+        }
+        if self.next_look.is_some_and(|at| now >= at) {
+            self.look_for_stalls(now);
         }
     }
 
@@ -177,6 +188,8 @@ impl Primary {
     fn deal_all(&mut self) -> bool {
         let now = Monotonic::now();
         let mut more = false;
+        let dealt = |listeners: &[Listener]| listeners.iter().map(|listener| listener.counters.dealt).sum::<u64>();
+        let before = dealt(&self.listeners);
         for index in 0..self.listeners.len() {
             while self.listeners[index].may_have_connections(now) {
                 match dealing::deal(&mut self.listeners[index], &mut self.workers, &mut self.sequence, now) {
@@ -189,6 +202,9 @@ impl Primary {
                 }
             }
         }
+        if dealt(&self.listeners) != before {
+            self.watch();
+        }
         more
     }
 
@@ -197,31 +213,6 @@ impl Primary {
         if self.is_ending && self.listeners.iter().all(Listener::has_ended) {
             self.close_listeners();
             self.decide(Event::ListenersEnded);
-        }
-    }
-
-    fn hear_from_below(&mut self, worker: WorkerId, lane_id: LaneId) {
-        let Some(lane) = self.workers.lane_mut(worker, lane_id) else { return };
-        while let Some(heard) = lane.primary_end.hear() {
-            match heard {
-                FromBelow::Kick => {}
-                FromBelow::Malformed => return self.end_worker(worker, "it sent garbage on a deal channel"),
-            }
-        }
-        self.look_for_room(worker, lane_id);
-    }
-
-    fn look_for_room(&mut self, id: WorkerId, lane_id: LaneId) {
-        let Some(worker) = self.workers.get_mut(id) else { return };
-        let (slot, is_ready) = (worker.slot.0 as usize, worker.state().is_ready());
-        let Some(lane) = worker.lane_mut(lane_id) else { return };
-        let listener = &mut self.listeners[lane.listener];
-        if !is_ready || !lane.is_listening() || listener.lanes.get(slot) != Some(&Some((id, lane_id))) {
-            return;
-        }
-        match lane.look_or_ask_for_kick() {
-            Ok(has_room) => listener.rotation.set_room(slot, has_room),
-            Err(impossible) => self.end_worker(id, &impossible.to_string()),
         }
     }
 

@@ -23,10 +23,11 @@
 //! ```
 //!
 //! **Draining.** When the primary orders it, or has gone, or SIGTERM or SIGINT comes, the listeners are taken empty,
-//! idle connections end, those with a request in progress finish, and `run` returns. A second signal ends it at once.
-//! A connection on which nothing has come yet gets [`FRESH_GRACE`]: its client has connected and its request may be
-//! under way. Ending an idle connection means FIN, then waiting for the client's own end: closing a socket that data
-//! reaches later would answer with a reset.
+//! connections with a request in progress finish, and `run` returns. A second signal ends it at once. Idle connections,
+//! and those on which nothing has come yet, are given back to the primary, which deals them to other workers: their
+//! clients notice nothing. If there are no other workers they end, a fresh one after [`FRESH_GRACE`]: its client has
+//! connected and its request may be under way. Ending means FIN, then waiting for the client's own end: closing a
+//! socket that data reaches later would answer with a reset.
 
 mod session;
 
@@ -42,7 +43,8 @@ use mio::unix::SourceFd;
 use mio::{Events, Interest, Poll, Token, Waker};
 use slab::Slab;
 
-use super::{Connection, Listener, Worker};
+use super::{Connection, Drain, Listener, Worker};
+use crate::protocol::control::IdleRule;
 use crate::protocol::time::Monotonic;
 use crate::sys::signals::{Signal, Signals};
 use session::{Buffers, Fate, Session};
@@ -55,6 +57,8 @@ pub const LINGER: Duration = Duration::from_secs(1);
 /// larger than any server should accept.
 pub const INPUT_MAX_BYTES: usize = 1024 * 1024;
 
+/// How long to wait before giving back again what the primary could not take.
+const GIVE_BACK_AGAIN: Duration = Duration::from_millis(10);
 /// How many connections one turn of the loop takes from one listener.
 const TAKES_PER_TURN: usize = 32;
 
@@ -89,9 +93,10 @@ pub struct Exchange<'a> {
 /// Where a connection stands after the server has seen its input.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Next {
-    /// Between messages: a draining worker may end it.
+    /// Between messages, and nothing that the next one needs is remembered here: a draining worker may move the
+    /// connection to another worker, or end it.
     Idle,
-    /// In the middle of a message: a draining worker waits for it.
+    /// In the middle of a message, or of a conversation that only this worker can go on with: a draining worker waits.
     Busy,
     /// End it once the output is sent.
     Close,
@@ -109,6 +114,10 @@ pub struct EventLoop<S: Server> {
     unfinished: VecDeque<usize>,
     buffers: Buffers,
     draining: bool,
+    /// What draining does with idle connections.
+    idle: IdleRule,
+    /// When to try again to give back what could not be.
+    give_back_at: Option<Monotonic>,
     /// The earliest deadline of any connection.
     deadline: Option<Monotonic>,
 }
@@ -146,6 +155,8 @@ impl<S: Server> EventLoop<S> {
             unfinished: VecDeque::new(),
             buffers: Buffers::new(),
             draining: false,
+            idle: IdleRule::Close,
+            give_back_at: None,
             deadline: None,
         })
     }
@@ -214,7 +225,8 @@ impl<S: Server> EventLoop<S> {
             return Some(Duration::ZERO);
         }
         // Up to the next millisecond, which is what epoll counts in: not to wake too early and spin.
-        self.deadline.map(|deadline| deadline.since(Monotonic::now()) + Duration::from_millis(1))
+        let due = [self.deadline, self.give_back_at].into_iter().flatten().min();
+        due.map(|due| due.since(Monotonic::now()) + Duration::from_millis(1))
     }
 
     /// True: a second signal, stop at once.
@@ -230,23 +242,64 @@ impl<S: Server> EventLoop<S> {
                     own => *own = None,
                 }
             }
-            self.start_draining();
+            let is_dealt = self.worker.is_some();
+            self.start_draining(if is_dealt { IdleRule::GiveBack } else { IdleRule::Close });
         }
         false
     }
 
     fn look_for_drain(&mut self) {
-        if !self.draining && self.worker.as_ref().is_some_and(|worker| worker.drain().is_some()) {
-            self.start_draining();
+        match self.worker.as_ref().and_then(Worker::drain) {
+            Some(Drain::Ordered(idle)) => self.start_draining(idle),
+            Some(Drain::PrimaryGone) => self.start_draining(IdleRule::Close),
+            None => {}
         }
     }
 
-    fn start_draining(&mut self) {
+    fn start_draining(&mut self, idle: IdleRule) {
         self.draining = true;
-        for (_, session) in &mut self.sessions {
+        self.idle = idle;
+        self.settle_all();
+    }
+
+    fn settle_all(&mut self) {
+        self.give_back_at = None;
+        let keys: Vec<usize> = self.sessions.iter().map(|(key, _)| key).collect();
+        for key in keys {
+            self.settle(key);
+        }
+    }
+
+    /// What draining asks of a connection in its present phase.
+    fn settle(&mut self, key: usize) {
+        let session = &mut self.sessions[key];
+        if self.idle == IdleRule::GiveBack && session.is_movable() {
+            return self.give_back(key);
+        }
+        session.settle_for_drain();
+        self.note_deadline(key);
+    }
+
+    fn give_back(&mut self, key: usize) {
+        let session = self.sessions.remove(key);
+        let Err((mut session, error)) = session.give_back(self.poll.registry()) else { return };
+        let passes = matches!(error.raw_os_error(), Some(nix::libc::EAGAIN | nix::libc::ETOOMANYREFS));
+        if passes {
+            self.give_back_at = Some(Monotonic::now() + GIVE_BACK_AGAIN);
+        } else {
             session.settle_for_drain();
         }
-        self.deadline = self.earliest_deadline();
+        let key = self.sessions.insert(session);
+        if self.sessions[key].ensure_registered(self.poll.registry(), Token(key)).is_err() {
+            return self.end_session(key);
+        }
+        self.note_deadline(key);
+    }
+
+    fn note_deadline(&mut self, key: usize) {
+        if let Some(deadline) = self.sessions[key].deadline() {
+            self.deadline = Some(self.deadline.map_or(deadline, |earliest| earliest.min(deadline)));
+        }
     }
 
     fn take_connections(&mut self) {
@@ -283,14 +336,12 @@ impl<S: Server> EventLoop<S> {
         {
             return self.end_session(key);
         }
-        if self.draining {
-            session.settle_for_drain();
-        }
-        if let Some(deadline) = session.deadline() {
-            self.deadline = Some(self.deadline.map_or(deadline, |earliest| earliest.min(deadline)));
-        }
         if matches!(fate, Ok(Fate::Unfinished)) {
             self.unfinished.push_back(key);
+        }
+        self.note_deadline(key);
+        if self.draining {
+            self.settle(key);
         }
     }
 
@@ -302,9 +353,12 @@ impl<S: Server> EventLoop<S> {
     }
 
     fn end_overdue(&mut self) {
-        let Some(deadline) = self.deadline else { return };
+        let Some(due) = [self.deadline, self.give_back_at].into_iter().flatten().min() else { return };
         let now = Monotonic::now();
-        if now >= deadline {
+        if self.give_back_at.is_some_and(|at| now >= at) {
+            self.settle_all();
+        }
+        if now >= due {
             self.sessions.retain(|_, session| session.deadline().is_none_or(|deadline| now < deadline));
             self.deadline = self.earliest_deadline();
         }

@@ -8,7 +8,7 @@ use mio::{Interest, Registry, Token};
 
 use super::{Exchange, FRESH_GRACE, INPUT_MAX_BYTES, LINGER, Next, Server};
 use crate::protocol::time::Monotonic;
-use crate::worker::Connection;
+use crate::worker::{Connection, NotGivenBack};
 
 /// How much one read takes, and how many reads one turn of the loop gives to one connection.
 const READ_BYTES: usize = 16 * 1024;
@@ -93,6 +93,22 @@ impl<T> Session<T> {
             self.registered = true;
         }
         Ok(())
+    }
+
+    /// Another worker could go on with it: nothing of a message has been read, or is left to send.
+    pub(super) fn is_movable(&self) -> bool {
+        matches!(self.phase, Phase::Fresh | Phase::Idle) && self.input.is_empty() && self.output.is_empty()
+    }
+
+    /// Returns it to the primary. Deregisters it first: closing would not, because the primary holds it too.
+    pub(super) fn give_back(mut self, registry: &Registry) -> Result<(), (Self, io::Error)> {
+        if std::mem::take(&mut self.registered) {
+            let _ = self.connection.deregister(registry);
+        }
+        self.connection.give_back().map_err(|NotGivenBack { connection, error }| {
+            let readable = true; // edges that came while it was not registered are not told again
+            (Self { connection, readable, ..self }, error)
+        })
     }
 
     /// When it is to be ended, whatever it is doing.

@@ -1,0 +1,237 @@
+//! What comes up the deal channels, and what the primary takes back by itself: kicks, connections given back, lanes
+//! that are paused, workers that do not take.
+
+use std::os::fd::{AsFd, OwnedFd};
+use std::time::Duration;
+
+use nix::sys::socket::{SockType, SockaddrStorage, getpeername, getsockopt, sockopt};
+
+use super::Primary;
+use crate::primary::lanes::Phase;
+use crate::primary::returned::{CameBack, Reason};
+use crate::primary::room::Impossible;
+use crate::primary::stall::LOOKS;
+use crate::protocol::deal_channel::FromBelow;
+use crate::protocol::ids::{LaneId, WorkerId};
+use crate::protocol::record::{RECORD_BYTES, Record};
+use crate::protocol::scoreboard::Pause;
+use crate::protocol::time::Monotonic;
+use crate::sys::fd_passing;
+use crate::sys::signals::Signal;
+
+impl Primary {
+    /// Hears what a worker sent up a deal channel. A connection is received only if the listener may hold one more
+    /// and there is a descriptor for it; otherwise it waits in the channel for the next look.
+    pub(super) fn hear_from_below(&mut self, id: WorkerId, lane_id: LaneId) {
+        let Some(lane) = self.workers.lane_mut(id, lane_id) else { return };
+        let mut unheard = lane.primary_end.unheard_bytes();
+        while unheard > 0 {
+            let Some(lane) = self.workers.lane_mut(id, lane_id) else { return };
+            let may_hold_more = self.listeners[lane.listener].returned.may_hold_more();
+            if unheard >= RECORD_BYTES && !(may_hold_more && fd_passing::has_spare_fd(lane.primary_end.as_fd())) {
+                self.unheard.push((id, lane_id));
+                self.watch();
+                break;
+            }
+            match lane.primary_end.hear() {
+                Some(FromBelow::Kick) => unheard -= 1,
+                Some(FromBelow::GivenBack(record, connection)) => {
+                    unheard -= RECORD_BYTES.min(unheard);
+                    self.take_back(id, lane_id, record, connection);
+                }
+                Some(FromBelow::Lost(record)) => {
+                    unheard -= RECORD_BYTES.min(unheard);
+                    log::error!("connection={} given back and lost: no file descriptor left", record.sequence);
+                }
+                Some(FromBelow::Malformed) => return self.end_worker(id, "it sent garbage on a deal channel"),
+                None => break,
+            }
+        }
+        self.look_after_kick(id, lane_id);
+    }
+
+    /// A worker returned a live connection.
+    fn take_back(&mut self, id: WorkerId, lane_id: LaneId, record: Record, connection: OwnedFd) {
+        let Some(lane) = self.workers.lane_mut(id, lane_id) else { return };
+        let listener = &mut self.listeners[lane.listener];
+        if record.sequence == 0 || record.sequence > self.sequence {
+            return self.end_worker(id, "it gave back a connection that it was never dealt");
+        }
+        if listener.is_closed() {
+            return log::debug!("connection={} given back after the listener's end [closed]", record.sequence);
+        }
+        if let Err(why) = prepare(&connection) {
+            return log::debug!("connection={} given back by worker={id}: {why} [closed]", record.sequence);
+        }
+        listener.returned.hold(record, connection, came_back(Reason::GivenBack, id));
+    }
+
+    /// A kick says: look. There is room again, or a pause has begun or ended, or the worker is awake again.
+    fn look_after_kick(&mut self, id: WorkerId, lane_id: LaneId) {
+        let Some(worker) = self.workers.get_mut(id) else { return };
+        let slot = worker.slot.0 as usize;
+        let Some(lane) = worker.lane_mut(lane_id) else { return };
+        if lane.stall.is_probed() {
+            lane.stall.answered();
+            let seats = &mut self.listeners[lane.listener];
+            if lane.phase() == Phase::Listening && seats.is_vacant(slot) {
+                seats.seat(slot, id, lane_id);
+                log::info!("worker={id} takes again");
+            }
+        }
+        if lane.pause() != Pause::None {
+            self.reclaim(id, lane_id, Reason::GivenBack);
+            self.watch();
+        }
+        self.look_for_room(id, lane_id);
+    }
+
+    pub(super) fn look_for_room(&mut self, id: WorkerId, lane_id: LaneId) {
+        let Some(worker) = self.workers.get_mut(id) else { return };
+        let slot = worker.slot.0 as usize;
+        let Some(lane) = worker.lane_mut(lane_id) else { return };
+        let listener = &mut self.listeners[lane.listener];
+        if !listener.is_seated(slot, id, lane_id) {
+            return;
+        }
+        match lane.look_or_ask_for_kick() {
+            Ok(has_room) => listener.rotation.set_room(slot, has_room),
+            Err(impossible) => self.end_worker(id, &impossible.to_string()),
+        }
+    }
+
+    /// Takes everything back that the worker has not taken. Returns how much that was.
+    fn reclaim(&mut self, id: WorkerId, lane_id: LaneId, reason: Reason) -> usize {
+        let Some(lane) = self.workers.lane_mut(id, lane_id) else { return 0 };
+        let returned = &mut self.listeners[lane.listener].returned;
+        let mut count = 0;
+        while returned.may_hold_more()
+            && let Some((record, connection)) = lane.reclaim_one()
+        {
+            returned.hold(record, connection, came_back(reason, id));
+            count += 1;
+        }
+        count
+    }
+
+    /// Something is under way that needs looks: connections are untaken, a probe is unanswered, a lane has no
+    /// descriptors.
+    pub(super) fn watch(&mut self) {
+        let every = self.look_every();
+        self.next_look.get_or_insert_with(|| Monotonic::now() + every);
+    }
+
+    fn look_every(&self) -> Duration {
+        self.settings.stall_after / LOOKS
+    }
+
+    /// One round of looks at who takes and who does not.
+    pub(super) fn look_for_stalls(&mut self, now: Monotonic) {
+        self.next_look = None;
+        for (id, lane_id) in std::mem::take(&mut self.unheard) {
+            self.hear_from_below(id, lane_id);
+        }
+        let mut stuck = Vec::new();
+        let mut bad = Vec::new();
+        let mut go_on = false;
+        let every = self.look_every();
+        for (id, lane_id) in self.listening_lanes() {
+            let Some(worker) = self.workers.get_mut(id) else { continue };
+            let slot = worker.slot.0 as usize;
+            let Some(lane) = worker.lane_mut(lane_id) else { continue };
+            match lane.look_for_stall(now, every) {
+                Ok(time) if time >= self.settings.stall_after => stuck.push((id, lane_id, time)),
+                Ok(_) => {}
+                Err(Impossible { .. }) => bad.push(id),
+            }
+            go_on |= !lane.is_idle() || lane.stall.is_probed();
+            let listener = &mut self.listeners[lane.listener];
+            if lane.pause() == Pause::NoDescriptors && listener.is_seated(slot, id, lane_id) {
+                // It resumes when it closes one; if it has none to close, somebody has to try.
+                listener.rotation.set_room(slot, true);
+                go_on = true;
+            }
+        }
+        for (id, lane_id, time) in stuck {
+            self.deal_with_stuck(id, lane_id, time);
+        }
+        for id in bad {
+            self.end_worker(id, "its scoreboard makes no sense");
+        }
+        if go_on {
+            self.watch();
+        }
+    }
+
+    fn listening_lanes(&self) -> Vec<(WorkerId, LaneId)> {
+        let of_worker = |id: WorkerId| move |lane: LaneId| (id, lane);
+        let workers = self.workers.iter();
+        workers
+            .flat_map(|worker| {
+                let lanes = worker.lanes().filter(|(_, lane)| lane.phase() == Phase::Listening);
+                lanes.map(|(lane, _)| lane).map(of_worker(worker.id)).collect::<Vec<_>>()
+            })
+            .collect()
+    }
+
+    /// A worker has taken nothing for longer than `stall_after`, although connections waited.
+    fn deal_with_stuck(&mut self, id: WorkerId, lane_id: LaneId, time: Duration) {
+        if self.settings.hang_timeout.is_some_and(|timeout| time >= timeout) {
+            return self.kill_hung(id, time);
+        }
+        let Some(lane) = self.workers.lane_mut(id, lane_id) else { return };
+        // When all are equally busy, moving connections helps nobody.
+        if lane.stall.is_probed() || !self.anyone_is_idle(id, lane_id) {
+            return;
+        }
+        let count = self.reclaim(id, lane_id, Reason::Reclaimed);
+        let Some(worker) = self.workers.get_mut(id) else { return };
+        let (slot, pid) = (worker.slot.0 as usize, worker.process.pid());
+        let Some(lane) = worker.lane_mut(lane_id) else { return };
+        lane.stall.probed();
+        self.listeners[lane.listener].unseat(slot, id, lane_id);
+        match lane.primary_end.probe() {
+            Ok(()) => log::warn!(
+                "worker={id} pid={pid} has taken nothing for {} ms, connections={count} reclaimed [skipped until it takes again]",
+                time.as_millis()
+            ),
+            // Its own messages fill the channel: it will find them when it wakes up, and kick.
+            Err(error) => log::warn!("worker={id} pid={pid} cannot be probed: {error}"),
+        }
+    }
+
+    /// Whether another worker on the same listener has nothing untaken, and room.
+    fn anyone_is_idle(&mut self, id: WorkerId, lane_id: LaneId) -> bool {
+        let Some(index) = self.workers.lane_mut(id, lane_id).map(|lane| lane.listener) else { return false };
+        let seats: Vec<_> = self.listeners[index].seats.iter().flatten().copied().collect();
+        seats.into_iter().filter(|(other, _)| *other != id).any(|(other, lane)| {
+            let lane = self.workers.lane_mut(other, lane);
+            lane.is_some_and(|lane| lane.is_idle() && lane.has_room_left().unwrap_or(false))
+        })
+    }
+
+    fn kill_hung(&mut self, id: WorkerId, time: Duration) {
+        let Some(worker) = self.workers.get(id) else { return };
+        let pid = worker.process.pid();
+        log::error!("worker={id} pid={pid} has taken nothing for {time:?} (--hang-timeout) [SIGKILL to its group]");
+        worker.process.signal_group(Signal::SIGKILL);
+    }
+}
+
+pub(super) fn came_back(reason: Reason, from: WorkerId) -> CameBack {
+    CameBack { reason, at: Monotonic::now(), from }
+}
+
+/// Makes sure that a descriptor that came up is a live connection, fit for another worker. A lingering socket would
+/// block whoever closes it (measured: 3 s).
+fn prepare(connection: &OwnedFd) -> Result<(), &'static str> {
+    let fd = connection.as_fd();
+    if getsockopt(&fd, sockopt::SockType).ok() != Some(SockType::Stream) {
+        return Err("it is no stream socket");
+    }
+    if getpeername::<SockaddrStorage>(std::os::fd::AsRawFd::as_raw_fd(&fd)).is_err() {
+        return Err("its client has gone");
+    }
+    let _ = socket2::SockRef::from(connection).set_linger(None);
+    Ok(())
+}

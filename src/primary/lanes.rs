@@ -1,0 +1,222 @@
+//! One lane as the primary has it: its channel, its account, and where it stands.
+
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::time::Duration;
+
+use super::room::{Account, Bounds, Impossible};
+use super::stall::Stall;
+use crate::protocol::Wait;
+use crate::protocol::deal_channel::{PrimaryEnd, Took, WorkerEnd};
+use crate::protocol::handshake::NO_KICK;
+use crate::protocol::record::Record;
+use crate::protocol::scoreboard::{KickAt, LaneBoard, Pause};
+use crate::protocol::time::Monotonic;
+use crate::sys::fd_passing;
+
+/// One listener's part of one worker.
+#[derive(Debug)]
+pub struct Lane {
+    /// The listener's index.
+    pub listener: usize,
+    /// Dealing, kicks and give-backs.
+    pub primary_end: PrimaryEnd,
+    /// Whether its worker takes.
+    pub stall: Stall,
+    /// The duplicate of the worker's end, until the listener inherits it.
+    retained: Option<WorkerEnd>,
+    account: Account,
+    board: LaneBoard,
+    phase: Phase,
+}
+
+/// Where a lane stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Phase {
+    /// The worker has been given its end and has not said that it takes.
+    Granted,
+    /// It takes.
+    Listening,
+    /// Nothing more is dealt. Its connections may still be open, and may be given back.
+    Ended,
+}
+
+/// A lane, or several, in numbers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Figures {
+    /// Sent to the worker.
+    pub dealt: u64,
+    /// Of those, received back untaken.
+    pub reclaimed: u64,
+    /// Received by the worker.
+    pub taken: u64,
+    /// Of those, closed or given back.
+    pub closed: u64,
+    /// Waiting in the lane's queue.
+    pub untaken: u64,
+}
+
+/// Whether there is room, after a look at the scoreboard.
+pub type Room = Result<bool, Impossible>;
+
+impl Lane {
+    /// A lane on a fresh part of a scoreboard.
+    pub fn new(listener: usize, ends: (PrimaryEnd, WorkerEnd), bounds: Bounds, board: LaneBoard) -> Self {
+        board.reset();
+        let (primary_end, retained) = ends;
+        Self {
+            listener,
+            primary_end,
+            stall: Stall::default(),
+            retained: Some(retained),
+            account: Account::new(bounds),
+            board,
+            phase: Phase::Granted,
+        }
+    }
+
+    /// Where it stands.
+    pub fn phase(&self) -> Phase {
+        self.phase
+    }
+
+    /// The worker takes from it, unless it has ended in the meantime; then false.
+    pub fn set_listening(&mut self) -> bool {
+        let is_open = self.phase != Phase::Ended;
+        if is_open {
+            self.phase = Phase::Listening;
+        }
+        is_open
+    }
+
+    /// Ends it in band: the worker sees the end after what is queued.
+    pub fn end(&mut self) {
+        self.phase = Phase::Ended;
+        self.primary_end.end();
+    }
+
+    /// Hands over the retained end, once.
+    pub fn take_retained(&mut self) -> Option<WorkerEnd> {
+        self.retained.take()
+    }
+
+    /// Both ends, when the worker is dead.
+    pub fn into_ends(self) -> (PrimaryEnd, Option<WorkerEnd>) {
+        (self.primary_end, self.retained)
+    }
+
+    /// Deals one connection. `connection` is borrowed.
+    ///
+    /// # Errors
+    /// Those of [`PrimaryEnd::deal`]; nothing is counted then.
+    pub fn deal(&mut self, record: &Record, connection: BorrowedFd<'_>) -> io::Result<()> {
+        self.primary_end.deal(record, connection)?;
+        self.account.count_dealt();
+        Ok(())
+    }
+
+    /// Receives back one connection that the worker has not taken, while a descriptor is to spare.
+    pub fn reclaim_one(&mut self) -> Option<(Record, OwnedFd)> {
+        let retained = self.retained.as_ref()?;
+        while fd_passing::has_spare_fd(retained.as_fd()) {
+            match retained.take(Wait::Never) {
+                Ok(Took::Connection(record, connection)) => {
+                    self.account.count_reclaimed();
+                    return Some((record, connection));
+                }
+                Ok(Took::Lost(record)) => log::error!("connection={} lost: no file descriptor left", record.sequence),
+                Ok(Took::Probe) => {}
+                Ok(Took::End) | Err(_) => return None,
+            }
+        }
+        None
+    }
+
+    /// Whether there is room after a deal; looks at the scoreboard only if the account says that there is none.
+    ///
+    /// # Errors
+    /// As [`look_or_ask_for_kick`](Self::look_or_ask_for_kick).
+    pub fn has_room_left(&mut self) -> Room {
+        if self.account.has_room() { Ok(true) } else { self.look_or_ask_for_kick() }
+    }
+
+    /// The socket was full although the account had room: asks for a kick at the very next take; true if there has
+    /// been one by now.
+    ///
+    /// # Errors
+    /// As [`look_or_ask_for_kick`](Self::look_or_ask_for_kick).
+    pub fn ask_for_kick_at_next_take(&mut self) -> Room {
+        let at = self.account.taken() + 1;
+        let counts = self.board.ask_for_kick(KickAt { taken: at, closed: NO_KICK });
+        self.account.observe(counts)?;
+        Ok(counts.taken >= at)
+    }
+
+    /// Looks at the scoreboard, and if there is no room asks for a kick and looks once more; true if there is room.
+    /// After false a kick will come. A paused lane has none, and announces the end of its pause by a kick.
+    ///
+    /// # Errors
+    /// [`Impossible`] counts: replace the worker.
+    pub fn look_or_ask_for_kick(&mut self) -> Room {
+        self.account.observe(self.board.counts())?;
+        if self.board.pause() != Pause::None {
+            return Ok(false);
+        }
+        if self.account.has_room() {
+            return Ok(true);
+        }
+        let counts = self.board.ask_for_kick(self.account.kick_at());
+        self.account.observe(counts)?;
+        let has_room = self.account.has_room();
+        if has_room {
+            self.board.want_no_kick();
+        }
+        Ok(has_room)
+    }
+
+    /// One look for a stall; returns for how long the worker has taken nothing although something waited.
+    ///
+    /// # Errors
+    /// [`Impossible`] counts: replace the worker.
+    pub fn look_for_stall(&mut self, now: Monotonic, every: Duration) -> Result<Duration, Impossible> {
+        self.account.observe(self.board.counts())?;
+        Ok(self.stall.look(self.account.untaken(), self.account.taken(), now, every))
+    }
+
+    /// Nothing is untaken, as far as was seen.
+    pub fn is_idle(&self) -> bool {
+        self.account.untaken() == 0
+    }
+
+    /// Whether its worker wants connections.
+    pub fn pause(&self) -> Pause {
+        self.board.pause()
+    }
+
+    /// The lane in numbers.
+    pub fn figures(&self) -> Figures {
+        let counts = self.board.counts();
+        let untaken = self.retained.as_ref().map_or(0, WorkerEnd::untaken);
+        let (dealt, reclaimed) = (self.account.dealt(), self.account.reclaimed());
+        Figures { dealt, reclaimed, taken: counts.taken, closed: counts.closed, untaken: untaken as u64 }
+    }
+
+    /// It has ended, everything that was taken is closed, and nothing waits: its number is free.
+    pub fn is_deserted(&self) -> bool {
+        let counts = self.board.counts();
+        let nothing_waits = self.retained.as_ref().is_none_or(|retained| retained.untaken() == 0);
+        self.phase == Phase::Ended && counts.taken == counts.closed && nothing_waits
+    }
+}
+
+impl std::iter::Sum for Figures {
+    fn sum<I: Iterator<Item = Figures>>(all: I) -> Self {
+        all.fold(Figures::default(), |sum, lane| Figures {
+            dealt: sum.dealt + lane.dealt,
+            reclaimed: sum.reclaimed + lane.reclaimed,
+            taken: sum.taken + lane.taken,
+            closed: sum.closed + lane.closed,
+            untaken: sum.untaken + lane.untaken,
+        })
+    }
+}

@@ -1,0 +1,334 @@
+//! Connections that came back to a listener. They are older than anything in its backlog, so they are dealt first, in
+//! the order in which they were accepted.
+//!
+//! Some are held by the primary: given back by a worker, or reclaimed from one that did not take. The others are still
+//! in queues that a dead or finishing worker left behind: there the kernel is the store, and one is received only
+//! when there is room for it and a descriptor to spare.
+
+use std::collections::VecDeque;
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::time::Duration;
+
+use nix::errno::Errno;
+
+use crate::protocol::Wait;
+use crate::protocol::deal_channel::{FromBelow, PrimaryEnd, Took, WorkerEnd};
+use crate::protocol::ids::WorkerId;
+use crate::protocol::record::Record;
+use crate::protocol::time::Monotonic;
+use crate::sys::fd_passing;
+
+/// The most connections that a listener holds. Above it no more give-backs are read: workers keep what they have.
+pub const HELD_MAX: usize = 1024;
+
+/// Why a connection came back.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Reason {
+    /// Its worker died, or finished, before it took it.
+    Untaken,
+    /// Its worker did not take it in time.
+    Reclaimed,
+    /// Its worker did not want it, or could not keep it.
+    GivenBack,
+    /// It was never dealt: the kernel did not take the message.
+    Unsent,
+}
+
+/// How many reasons there are, for counters by reason.
+pub const REASON_COUNT: usize = 4;
+
+/// A connection to deal.
+#[derive(Debug)]
+pub struct Candidate {
+    /// What is known of it.
+    pub record: Record,
+    /// The connection.
+    pub connection: OwnedFd,
+    /// If it was dealt before.
+    pub came_back: Option<CameBack>,
+}
+
+/// How a connection came back.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct CameBack {
+    /// Why.
+    pub reason: Reason,
+    /// When.
+    pub at: Monotonic,
+    /// Who had it: it does not go there again while anybody else is ready.
+    pub from: WorkerId,
+}
+
+/// The connections that came back to one listener.
+#[derive(Debug, Default)]
+pub struct Returned {
+    /// In the order of their acceptance.
+    held: VecDeque<(Record, OwnedFd, CameBack)>,
+    queues: Vec<Queue>,
+}
+
+/// What a worker left behind.
+#[derive(Debug)]
+struct Queue {
+    end: QueueEnd,
+    came_back: CameBack,
+}
+
+#[derive(Debug)]
+enum QueueEnd {
+    /// The retained end: dealt and not taken.
+    Untaken(WorkerEnd),
+    /// The primary's own end: given back and not yet heard.
+    GivenBack(PrimaryEnd),
+}
+
+/// Whether there is one for a certain worker.
+#[derive(Debug)]
+pub enum Found {
+    /// This one.
+    Candidate(Candidate),
+    /// There are some, but this worker gave all of them back.
+    NotForThisWorker,
+    /// None.
+    Nothing,
+}
+
+impl Returned {
+    /// Holds a connection.
+    pub fn hold(&mut self, record: Record, connection: OwnedFd, came_back: CameBack) {
+        let index = self.held.partition_point(|(held, ..)| held.sequence <= record.sequence);
+        self.held.insert(index, (record, connection, came_back));
+    }
+
+    /// Takes over what `from` has not taken and never will: it is dead, or its lane has ended.
+    pub fn inherit_untaken(&mut self, end: WorkerEnd, from: WorkerId, at: Monotonic) {
+        let came_back = CameBack { reason: Reason::Untaken, at, from };
+        self.queues.push(Queue { end: QueueEnd::Untaken(end), came_back });
+    }
+
+    /// Takes over what `from` gave back before it died.
+    pub fn inherit_given_back(&mut self, end: PrimaryEnd, from: WorkerId, at: Monotonic) {
+        let came_back = CameBack { reason: Reason::GivenBack, at, from };
+        self.queues.push(Queue { end: QueueEnd::GivenBack(end), came_back });
+    }
+
+    /// Nothing is held and no queue is left.
+    pub fn is_empty(&self) -> bool {
+        self.held.is_empty() && self.queues.is_empty()
+    }
+
+    /// Whether another one may be held.
+    pub fn may_hold_more(&self) -> bool {
+        self.held.len() < HELD_MAX
+    }
+
+    /// The oldest one that may go to `worker`. `any_other`: somebody else is ready, so that what `worker` gave back
+    /// can wait for them.
+    ///
+    /// # Errors
+    /// `EMFILE`: there is no descriptor to receive it with. It stays in its queue; again later.
+    pub fn next_for(&mut self, worker: WorkerId, any_other: bool) -> io::Result<Found> {
+        let may_go = |came_back: &CameBack| !any_other || came_back.from != worker;
+        loop {
+            let held = self.held.iter().enumerate().find(|(_, (.., came_back))| may_go(came_back));
+            let held = held.map(|(index, (record, ..))| (record.sequence, index));
+            let queues = self.queues.iter().enumerate().filter(|(_, queue)| may_go(&queue.came_back));
+            let queued = queues.map(|(index, queue)| (queue.head_sequence(), index)).min();
+            let candidate = match (held, queued) {
+                (Some((held, _)), Some((queued, index))) if queued < held => self.receive(index)?,
+                (Some((_, index)), _) => self.take_held(index),
+                (None, Some((_, index))) => self.receive(index)?,
+                (None, None) if self.is_empty() => return Ok(Found::Nothing),
+                (None, None) => return Ok(Found::NotForThisWorker),
+            };
+            if let Some(candidate) = candidate {
+                return Ok(Found::Candidate(candidate));
+            }
+        }
+    }
+
+    fn take_held(&mut self, index: usize) -> Option<Candidate> {
+        let (record, connection, came_back) = self.held.remove(index)?;
+        Some(Candidate { record, connection, came_back: Some(came_back) })
+    }
+
+    /// Receives the head of a queue. `None`: the queue has come to its end and is gone.
+    fn receive(&mut self, index: usize) -> io::Result<Option<Candidate>> {
+        match self.queues[index].receive()? {
+            Some(candidate) => Ok(Some(candidate)),
+            None => {
+                self.queues.swap_remove(index);
+                Ok(None)
+            }
+        }
+    }
+
+    /// When the first one will have waited for `timeout`.
+    pub fn deadline(&self, timeout: Duration) -> Option<Monotonic> {
+        let held = self.held.iter().map(|(.., came_back)| came_back.at);
+        held.chain(self.queues.iter().map(|queue| queue.came_back.at)).min().map(|at| at + timeout)
+    }
+
+    /// Closes those that have waited for `timeout`. Returns how many.
+    pub fn expire(&mut self, timeout: Duration, now: Monotonic) -> usize {
+        let is_over = |came_back: &CameBack| now >= came_back.at + timeout;
+        let before = self.held.len();
+        self.held.retain(|(.., came_back)| !is_over(came_back));
+        let mut expired = before - self.held.len();
+        self.queues.retain(|queue| {
+            let over = is_over(&queue.came_back);
+            expired += if over { queue.len() } else { 0 };
+            !over
+        });
+        expired
+    }
+
+    /// Closes all of them. Returns how many.
+    pub fn clear(&mut self) -> usize {
+        let dropped = self.held.len() + self.queues.iter().map(Queue::len).sum::<usize>();
+        *self = Self::default();
+        dropped
+    }
+}
+
+impl Queue {
+    /// The accept number of its head. A queue whose end can only be found by receiving counts as the oldest.
+    fn head_sequence(&self) -> u64 {
+        let head = match &self.end {
+            QueueEnd::Untaken(end) => end.peek(),
+            QueueEnd::GivenBack(end) => end.peek(),
+        };
+        head.map_or(0, |record| record.sequence)
+    }
+
+    fn len(&self) -> usize {
+        match &self.end {
+            QueueEnd::Untaken(end) => end.untaken(),
+            QueueEnd::GivenBack(end) => usize::from(end.peek().is_some()),
+        }
+    }
+
+    /// The next connection, or `None` at the end.
+    fn receive(&self) -> io::Result<Option<Candidate>> {
+        loop {
+            let received = match &self.end {
+                QueueEnd::Untaken(end) => {
+                    spare_fd_for(end.peek(), end.as_fd())?;
+                    match end.take(Wait::Never) {
+                        Ok(Took::Connection(record, connection)) => Ok((record, connection)),
+                        Ok(Took::Lost(record)) => Err(record),
+                        Ok(Took::Probe) => continue,
+                        Ok(Took::End) | Err(_) => return Ok(None),
+                    }
+                }
+                QueueEnd::GivenBack(end) => {
+                    spare_fd_for(end.peek(), end.as_fd())?;
+                    match end.hear() {
+                        Some(FromBelow::GivenBack(record, connection)) => Ok((record, connection)),
+                        Some(FromBelow::Lost(record)) => Err(record),
+                        Some(FromBelow::Kick | FromBelow::Malformed) => continue,
+                        None => return Ok(None),
+                    }
+                }
+            };
+            match received {
+                Ok((record, connection)) => {
+                    return Ok(Some(Candidate { record, connection, came_back: Some(self.came_back) }));
+                }
+                Err(record) => log::error!("connection={} lost: no file descriptor left", record.sequence),
+            }
+        }
+    }
+}
+
+/// Without a spare descriptor the kernel would drop the connection on the way.
+fn spare_fd_for(head: Option<Record>, any: std::os::fd::BorrowedFd<'_>) -> io::Result<()> {
+    if head.is_some() && !fd_passing::has_spare_fd(any) {
+        return Err(io::Error::from_raw_os_error(Errno::EMFILE as i32));
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::protocol::deal_channel;
+    use crate::protocol::record::Kind;
+
+    const A: WorkerId = WorkerId(1);
+    const B: WorkerId = WorkerId(2);
+
+    fn record(sequence: u64) -> Record {
+        Record { kind: Kind::Connection, sequence, ..Record::probe() }
+    }
+
+    fn some_fd() -> OwnedFd {
+        std::fs::File::open("/dev/null").unwrap().into()
+    }
+
+    fn came_back(from: WorkerId) -> CameBack {
+        CameBack { reason: Reason::GivenBack, at: Monotonic { ns: 1 }, from }
+    }
+
+    fn next(returned: &mut Returned, worker: WorkerId, any_other: bool) -> Option<u64> {
+        match returned.next_for(worker, any_other).unwrap() {
+            Found::Candidate(candidate) => Some(candidate.record.sequence),
+            Found::NotForThisWorker | Found::Nothing => None,
+        }
+    }
+
+    fn untaken(sequences: &[u64]) -> WorkerEnd {
+        let (primary, worker) = deal_channel::pair().unwrap();
+        sequences.iter().for_each(|sequence| primary.deal(&record(*sequence), some_fd().as_fd()).unwrap());
+        worker.end();
+        worker
+    }
+
+    #[test]
+    fn the_oldest_comes_first_wherever_it_waits() {
+        let mut returned = Returned::default();
+        returned.inherit_untaken(untaken(&[2, 5]), A, Monotonic::default());
+        returned.inherit_untaken(untaken(&[1, 6]), A, Monotonic::default());
+        returned.hold(record(4), some_fd(), came_back(A));
+        returned.hold(record(3), some_fd(), came_back(A));
+        let order: Vec<_> = std::iter::from_fn(|| next(&mut returned, B, true)).collect();
+        assert_eq!(order, [1, 2, 3, 4, 5, 6]);
+        assert!(returned.is_empty());
+    }
+
+    #[test]
+    fn what_a_dead_worker_had_given_back_is_found_too() {
+        let (primary, worker) = deal_channel::pair().unwrap();
+        worker.kick();
+        worker.give_back(&record(9), some_fd().as_fd()).unwrap();
+        drop(worker);
+        let mut returned = Returned::default();
+        returned.inherit_given_back(primary, A, Monotonic::default());
+        assert_eq!(next(&mut returned, B, true), Some(9));
+        assert_eq!(next(&mut returned, B, true), None);
+        assert!(returned.is_empty());
+    }
+
+    #[test]
+    fn nobody_gets_back_what_it_gave_back_while_another_is_ready() {
+        let mut returned = Returned::default();
+        returned.hold(record(1), some_fd(), came_back(A));
+        assert!(matches!(returned.next_for(A, true).unwrap(), Found::NotForThisWorker));
+        returned.hold(record(2), some_fd(), came_back(B));
+        assert_eq!(next(&mut returned, A, true), Some(2), "a younger one that may go there");
+        assert_eq!(next(&mut returned, A, false), Some(1), "alone, it has to");
+    }
+
+    #[test]
+    fn what_nobody_takes_expires() {
+        let mut returned = Returned::default();
+        returned.hold(record(1), some_fd(), came_back(A));
+        returned.inherit_untaken(untaken(&[2, 3]), A, Monotonic { ns: 5 });
+        let timeout = Duration::from_nanos(10);
+        assert_eq!(returned.deadline(timeout), Some(Monotonic { ns: 11 }));
+        assert_eq!(returned.expire(timeout, Monotonic { ns: 11 }), 1);
+        assert_eq!(returned.expire(timeout, Monotonic { ns: 15 }), 2);
+        assert!(returned.is_empty() && returned.deadline(timeout).is_none());
+    }
+}
