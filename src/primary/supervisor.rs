@@ -322,8 +322,9 @@ impl Supervisor {
 
     fn disconnected(&mut self, worker: WorkerId, now: Monotonic) {
         let deadline = now + self.plan.shutdown_timeout;
+        // One that was not ready yet never will be: the start timeout ends it, and counts it among those.
         if let Some(seat) = self.seat_of(worker)
-            && matches!(seat.occupant, Occupant::Starting { .. } | Occupant::Ready { .. })
+            && matches!(seat.occupant, Occupant::Ready { .. })
         {
             seat.occupant = Occupant::Leaving { worker, deadline };
         }
