@@ -294,8 +294,13 @@ impl Supervisor {
     fn started(&mut self, slot: Slot, worker: WorkerId, now: Monotonic, effects: &mut Vec<Effect>) {
         let deadline = now + self.plan.start_timeout;
         self.slots[slot.0 as usize].occupant = Occupant::Starting { worker, deadline };
-        if !self.is_running() {
-            effects.push(Effect::Terminate(worker));
+        match self.phase {
+            Phase::Running | Phase::Delaying { .. } => {}
+            Phase::Ending { .. } | Phase::Draining { .. } | Phase::Terminating { .. } => {
+                effects.push(Effect::Terminate(worker));
+            }
+            // The time for SIGTERM is over, and no deadline is left that would end it.
+            Phase::Killing | Phase::Finished => self.cut_off(worker, effects),
         }
     }
 
@@ -381,11 +386,8 @@ impl Supervisor {
             }
             Phase::Terminating { kill_at } if now >= kill_at => {
                 self.phase = Phase::Killing;
-                let mut workers = self.workers().peekable();
-                let by_force = workers.peek().is_some();
-                effects.extend(workers.map(|worker| Effect::Kill(worker, KillReason::KillDelay)));
-                if by_force && self.outcome == Outcome::Stopped {
-                    self.outcome = Outcome::StoppedByForce;
+                for worker in self.workers().collect::<Vec<_>>() {
+                    self.cut_off(worker, effects);
                 }
             }
             _ => {}
@@ -446,6 +448,13 @@ impl Supervisor {
         self.phase = Phase::Terminating { kill_at: now + self.plan.kill_delay };
         effects.push(Effect::CloseListeners);
         effects.extend(self.workers().map(Effect::Terminate));
+    }
+
+    fn cut_off(&mut self, worker: WorkerId, effects: &mut Vec<Effect>) {
+        effects.push(Effect::Kill(worker, KillReason::KillDelay));
+        if self.outcome == Outcome::Stopped {
+            self.outcome = Outcome::StoppedByForce;
+        }
     }
 
     fn finish_if_over(&mut self, effects: &mut Vec<Effect>) {
