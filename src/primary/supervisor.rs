@@ -498,3 +498,6 @@ impl Seat {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;
