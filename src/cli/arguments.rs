@@ -28,7 +28,8 @@ pub(super) enum Command {
     Run(Box<RunOptions>),
     /// Validate the options of `run`, bind nothing, print what would be in force
     Check(Box<RunOptions>),
-    /// Run the built-in demo worker, a small HTTP server: under a primary it is dealt connections, alone it listens itself
+    /// Run the built-in demo worker, a small HTTP server: under a primary it is dealt connections, alone it listens
+    /// itself
     Demo(DemoOptions),
 }
 

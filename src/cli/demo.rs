@@ -63,7 +63,8 @@ impl Demo {
         let body = format!("hello from worker {name}\n");
         let answer = |connection: &str| {
             let head = format!(
-                "HTTP/1.1 200 OK\r\ncontent-type: text/plain\r\ncontent-length: {}\r\nx-worker: {name}\r\n{connection}\r\n",
+                "HTTP/1.1 200 OK\r\ncontent-type: text/plain\r\ncontent-length: {}\r\nx-worker: {name}\r\n\
+                 {connection}\r\n",
                 body.len()
             );
             Answer { head_len: head.len(), whole: [head.as_bytes(), body.as_bytes()].concat() }

@@ -69,7 +69,8 @@ fn warn_of_tight_limits(settings: &Settings) {
     let limit = settings.command.open_files.map_or(u64::MAX, |limit| limit.hard);
     if in_flight > limit / 2 {
         log::warn!(
-            "up to {in_flight} connections may be in flight, and the limit of open files is {limit}: dealing may pause; raise `ulimit -n` or lower --queue-max"
+            "up to {in_flight} connections may be in flight, and the limit of open files is {limit}: \
+             dealing may pause; raise `ulimit -n` or lower --queue-max"
         );
     }
 }

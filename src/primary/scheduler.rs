@@ -149,7 +149,8 @@ mod tests {
         /// The obvious slow way gives the same order, whoever comes and goes in between.
         #[test]
         fn the_order_is_that_of_a_plain_search(
-            size in 1usize..5000, changes in proptest::collection::vec((any::<prop::sample::Index>(), any::<bool>(), 0usize..4), 1..200)
+            size in 1usize..5000,
+            changes in proptest::collection::vec((any::<prop::sample::Index>(), any::<bool>(), 0usize..4), 1..200)
         ) {
             let mut rotation = Rotation::new();
             let mut plain = vec![false; size];

@@ -294,8 +294,13 @@ impl Supervisor {
     fn started(&mut self, slot: Slot, worker: WorkerId, now: Monotonic, effects: &mut Vec<Effect>) {
         let deadline = now + self.plan.start_timeout;
         self.slots[slot.0 as usize].occupant = Occupant::Starting { worker, deadline };
-        if !self.is_running() {
-            effects.push(Effect::Terminate(worker));
+        match self.phase {
+            Phase::Running | Phase::Delaying { .. } => {}
+            Phase::Ending { .. } | Phase::Draining { .. } | Phase::Terminating { .. } => {
+                effects.push(Effect::Terminate(worker));
+            }
+            // The time for SIGTERM is over, and no deadline is left that would end it.
+            Phase::Killing | Phase::Finished => self.cut_off(worker, effects),
         }
     }
 
@@ -322,8 +327,9 @@ impl Supervisor {
 
     fn disconnected(&mut self, worker: WorkerId, now: Monotonic) {
         let deadline = now + self.plan.shutdown_timeout;
+        // One that was not ready yet never will be: the start timeout ends it, and counts it among those.
         if let Some(seat) = self.seat_of(worker)
-            && matches!(seat.occupant, Occupant::Starting { .. } | Occupant::Ready { .. })
+            && matches!(seat.occupant, Occupant::Ready { .. })
         {
             seat.occupant = Occupant::Leaving { worker, deadline };
         }
@@ -380,11 +386,8 @@ impl Supervisor {
             }
             Phase::Terminating { kill_at } if now >= kill_at => {
                 self.phase = Phase::Killing;
-                let mut workers = self.workers().peekable();
-                let by_force = workers.peek().is_some();
-                effects.extend(workers.map(|worker| Effect::Kill(worker, KillReason::KillDelay)));
-                if by_force && self.outcome == Outcome::Stopped {
-                    self.outcome = Outcome::StoppedByForce;
+                for worker in self.workers().collect::<Vec<_>>() {
+                    self.cut_off(worker, effects);
                 }
             }
             _ => {}
@@ -447,6 +450,13 @@ impl Supervisor {
         effects.extend(self.workers().map(Effect::Terminate));
     }
 
+    fn cut_off(&mut self, worker: WorkerId, effects: &mut Vec<Effect>) {
+        effects.push(Effect::Kill(worker, KillReason::KillDelay));
+        if self.outcome == Outcome::Stopped {
+            self.outcome = Outcome::StoppedByForce;
+        }
+    }
+
     fn finish_if_over(&mut self, effects: &mut Vec<Effect>) {
         let nobody_left = self.slots.iter().all(|seat| match seat.occupant {
             Occupant::Done => true,
@@ -488,3 +498,6 @@ impl Seat {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

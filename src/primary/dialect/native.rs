@@ -90,7 +90,8 @@ impl Default for Buffer {
 fn said(message: FromWorker) -> Said {
     match message {
         FromWorker::Hello { version, .. } if version != VERSION => Said::Garbage(format!(
-            "it speaks version {version} of the protocol, this croupier version {VERSION}: build it with the library of this release"
+            "it speaks version {version} of the protocol, this croupier version {VERSION}: \
+             build it with the library of this release"
         )),
         FromWorker::Hello { pid, open_files_max, .. } => Said::Hello { pid, open_files_max },
         FromWorker::Listen { request, address, queue_max, connections_max } => {
