@@ -192,7 +192,8 @@ impl Primary {
         self.listeners[lane.listener].unseat(slot, id, lane_id);
         match lane.primary_end.probe() {
             Ok(()) => log::warn!(
-                "worker={id} pid={pid} has taken nothing for {} ms, connections={count} reclaimed [skipped until it takes again]",
+                "worker={id} pid={pid} has taken nothing for {} ms, connections={count} reclaimed \
+                 [skipped until it takes again]",
                 time.as_millis()
             ),
             // Its own messages fill the channel: it will find them when it wakes up, and kick.

@@ -165,7 +165,7 @@ impl Primary {
             listener.returned.inherit_untaken(retained, id, Monotonic::now());
         }
         if !worker.listens() && worker.apply(lifecycle::Event::LastClosed).is_err() {
-            return self.end_worker(id, "it closed a lane before it said hello");
+            self.end_worker(id, "it closed a lane before it said hello");
         }
     }
 

@@ -222,7 +222,8 @@ impl Primary {
         };
         let Figures { dealt, reclaimed, taken, closed, untaken } = figures;
         log::info!(
-            "worker={id} pid={pid} exited {exit} state={state} dealt={dealt} reclaimed={reclaimed} taken={taken} closed={closed} untaken={untaken} {next}"
+            "worker={id} pid={pid} exited {exit} state={state} dealt={dealt} reclaimed={reclaimed} \
+             taken={taken} closed={closed} untaken={untaken} {next}"
         );
         for effect in effects {
             self.carry_out(effect);

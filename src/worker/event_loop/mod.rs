@@ -282,7 +282,8 @@ impl<S: Server> EventLoop<S> {
 
     fn give_back(&mut self, key: usize) {
         let session = self.sessions.remove(key);
-        let Err((mut session, error)) = session.give_back(self.poll.registry()) else { return };
+        let Err(kept) = session.give_back(self.poll.registry()) else { return };
+        let (mut session, error) = *kept;
         let passes = matches!(error.raw_os_error(), Some(nix::libc::EAGAIN | nix::libc::ETOOMANYREFS));
         if passes {
             self.give_back_at = Some(Monotonic::now() + GIVE_BACK_AGAIN);

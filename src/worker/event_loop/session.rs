@@ -101,13 +101,13 @@ impl<T> Session<T> {
     }
 
     /// Returns it to the primary. Deregisters it first: closing would not, because the primary holds it too.
-    pub(super) fn give_back(mut self, registry: &Registry) -> Result<(), (Self, io::Error)> {
+    pub(super) fn give_back(mut self, registry: &Registry) -> Result<(), Box<(Self, io::Error)>> {
         if std::mem::take(&mut self.registered) {
             let _ = self.connection.deregister(registry);
         }
         self.connection.give_back().map_err(|NotGivenBack { connection, error }| {
             let readable = true; // edges that came while it was not registered are not told again
-            (Self { connection, readable, ..self }, error)
+            Box::new((Self { connection, readable, ..self }, error))
         })
     }
 
