@@ -9,6 +9,7 @@ use std::time::Duration;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::primary::address::Address;
+use crate::primary::settings::WORKERS_MAX;
 
 /// Deals the connections of one port to several worker processes, evenly, and keeps the workers running.
 #[derive(Debug, Parser)]
@@ -94,6 +95,10 @@ pub(super) struct RunOptions {
     #[arg(long, value_name = "T", env = "CROUPIER_SHUTDOWN_DELAY", value_parser = duration)]
     pub(super) shutdown_delay: Option<Duration>,
 
+    /// How many workers a reload replaces at a time [default: 1]
+    #[arg(long, value_name = "N", env = "CROUPIER_RELOAD_PARALLEL", value_parser = clap::value_parser!(u32).range(1..))]
+    pub(super) reload_parallel: Option<u32>,
+
     /// Where workers run
     #[arg(long, value_name = "DIR", env = "CROUPIER_CHDIR")]
     pub(super) chdir: Option<PathBuf>,
@@ -164,9 +169,6 @@ pub(super) struct Variable {
     pub(super) name: String,
     pub(super) value: String,
 }
-
-/// More workers than any machine has use for; a slip of the finger stops here.
-pub(super) const WORKERS_MAX: u32 = 4096;
 
 impl RunOptions {
     /// Those of `croupier` without a word.

@@ -70,6 +70,7 @@ fn effective(settings: &Settings) -> String {
         format!("shutdown-timeout = {}", time(plan.shutdown_timeout)),
         format!("kill-delay = {}", time(plan.kill_delay)),
         format!("shutdown-delay = {}", time(plan.shutdown_delay)),
+        format!("reload-parallel = {}", plan.reload_parallel),
         format!("env = {}", texts(variables.collect())),
     ];
     if let Some(directory) = &command.directory {

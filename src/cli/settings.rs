@@ -42,6 +42,7 @@ pub(super) fn resolve(options: RunOptions) -> Result<Settings, Failure> {
         shutdown_timeout: options.shutdown_timeout.unwrap_or(SHUTDOWN_TIMEOUT),
         kill_delay: options.kill_delay.unwrap_or(KILL_DELAY),
         shutdown_delay: options.shutdown_delay.unwrap_or(Duration::ZERO),
+        reload_parallel: options.reload_parallel.unwrap_or(1),
     };
     if let Some(directory) = options.chdir.as_ref().filter(|directory| !directory.is_dir()) {
         return Err(Failure::new(Exit::Usage, format!("--chdir {}: there is no such directory", directory.display())));

@@ -12,7 +12,7 @@ use super::token::Source;
 use crate::primary::dialect::native::Native;
 use crate::primary::lanes::Figures;
 use crate::primary::lifecycle;
-use crate::primary::supervisor::{Effect, Ended, Event, KillReason};
+use crate::primary::supervisor::{Effect, Ended, Event, KillReason, ReloadEnd};
 use crate::primary::workers::Worker;
 use crate::protocol::bootstrap;
 use crate::protocol::control::IdleRule;
@@ -34,9 +34,11 @@ impl Primary {
             Effect::Start(slot) => self.start_worker(slot),
             Effect::EndListeners => self.end_listeners(),
             Effect::CloseListeners => self.close_listeners(),
+            Effect::Drain(id) => self.disconnect(id, IdleRule::GiveBack),
             Effect::Disconnect(id) => self.disconnect(id, IdleRule::Close),
             Effect::Terminate(id) => self.signal(id, Signal::SIGTERM),
             Effect::Kill(id, reason) => self.kill(id, reason),
+            Effect::ReloadEnded(end) => self.reload_ended(end),
             Effect::Finish(outcome) => self.outcome = Some(outcome),
         }
     }
@@ -72,7 +74,7 @@ impl Primary {
         let (dialect, channel) = Native::pair()?;
         let command = &self.settings.command;
         let mut variables = command.variables.clone();
-        variables.extend(bootstrap::variables(channel.as_raw_fd(), id, 0));
+        variables.extend(bootstrap::variables(channel.as_raw_fd(), id, self.supervisor.generation()));
         let process = Process::spawn(&Launch {
             program: &command.program,
             arguments: &command.arguments,
@@ -86,8 +88,20 @@ impl Primary {
         registry.register(&mut SourceFd(&dialect.as_fd().as_raw_fd()), control, Interest::READABLE)?;
         registry.register(&mut SourceFd(&process.as_fd().as_raw_fd()), exit, Interest::READABLE)?;
         let pid = process.pid();
-        self.workers.enter(Worker::new(id, slot, 0, process, dialect, board));
+        self.workers.enter(Worker::new(id, slot, self.supervisor.generation(), process, dialect, board));
         Ok(pid)
+    }
+
+    fn reload_ended(&mut self, end: ReloadEnd) {
+        let generation = self.supervisor.generation();
+        match end {
+            ReloadEnd::Done => log::info!("reload done generation={generation}"),
+            ReloadEnd::NotReady => {
+                let why = self.last_failure.as_deref().unwrap_or("it did not become ready");
+                log::error!("reload stopped: the new worker failed: {why} [the old ones go on]");
+            }
+            ReloadEnd::Stopping => log::warn!("no reload: croupier is stopping"),
+        }
     }
 
     pub(super) fn end_listeners(&mut self) {

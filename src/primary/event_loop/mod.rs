@@ -11,7 +11,7 @@ use super::address::Address;
 use super::dealing::{self, Stopped};
 use super::dialect::native::Buffer;
 use super::listeners::{BindError, Listener};
-use super::settings::Settings;
+use super::settings::{Settings, WORKERS_MAX};
 use super::supervisor::{Event, Outcome, Stop, Supervisor};
 use super::workers::Register;
 use crate::protocol::ids::{LaneId, WorkerId};
@@ -228,9 +228,21 @@ impl Primary {
                     self.stop(signal, Stop::Graceful);
                 }
                 Signal::SIGCHLD => self.reap_strangers(),
+                Signal::SIGHUP => {
+                    log::info!("signal={signal} [reloading]");
+                    self.decide(Event::ReloadRequested);
+                }
+                Signal::SIGTTIN => self.scale(signal, self.supervisor.worker_count() + 1),
+                Signal::SIGTTOU => self.scale(signal, self.supervisor.worker_count() - 1),
                 other => log::warn!("signal={other} has no meaning yet [ignored]"),
             }
         }
+    }
+
+    fn scale(&mut self, signal: Signal, worker_count: u32) {
+        let worker_count = worker_count.clamp(1, WORKERS_MAX);
+        log::info!("signal={signal} [workers={worker_count}]");
+        self.decide(Event::ScaleRequested(worker_count));
     }
 
     fn stop(&mut self, signal: Signal, stop: Stop) {

@@ -18,6 +18,7 @@ const PLAN: Plan = Plan {
     shutdown_timeout: Duration::from_secs(20),
     kill_delay: Duration::from_secs(2),
     shutdown_delay: Duration::ZERO,
+    reload_parallel: 1,
 };
 const ONE_WORKER: Plan = Plan { worker_count: 1, ..PLAN };
 
@@ -39,6 +40,9 @@ struct Rig {
     last_id: u32,
     listeners_are_ending: bool,
     listeners_have_ended: bool,
+    reload_ends: Vec<ReloadEnd>,
+    /// How many workers that have not been told to end may sit in a slot for which another one is started.
+    sitting_max: usize,
     finished: Option<Outcome>,
 }
 
@@ -62,8 +66,15 @@ impl Rig {
             last_id: 0,
             listeners_are_ending: false,
             listeners_have_ended: false,
+            reload_ends: Vec::new(),
+            sitting_max: 0,
             finished: None,
         }
+    }
+
+    /// Every worker ready, and replacements start beside them.
+    fn replacing(plan: Plan) -> Self {
+        Self { sitting_max: 1, ..Self::ready(plan) }
     }
 
     /// Every worker started, none ready: A in slot 0, B in slot 1.
@@ -98,8 +109,11 @@ impl Rig {
         match effect {
             Effect::Start(slot) => {
                 assert!(self.supervisor.is_running(), "nobody is started once a stop shows");
-                assert!(!self.requested.contains(&slot), "{slot} is requested twice");
-                assert!(self.living.values().all(|(taken, _)| *taken != slot), "two workers in slot {slot}");
+                let sits = |(worker, (taken, _)): &(&WorkerId, &(Slot, _))| {
+                    *taken == slot && !self.ordered.contains_key(worker)
+                };
+                let sitting = self.living.iter().filter(sits).count();
+                assert!(sitting <= self.sitting_max, "{sitting} workers sit in slot {slot}, and one more is to come");
                 self.requested.push(slot);
             }
             Effect::EndListeners => {
@@ -107,6 +121,14 @@ impl Rig {
                 self.listeners_are_ending = true;
             }
             Effect::CloseListeners => {}
+            Effect::ReloadEnded(end) => self.reload_ends.push(end),
+            Effect::Drain(worker) => {
+                let stays = |(other, (_, since)): (&WorkerId, &(Slot, Option<Monotonic>))| {
+                    *other != worker && since.is_some() && !self.ordered.contains_key(other)
+                };
+                assert!(self.living.iter().any(stays), "{worker} was the last one that served");
+                self.note_order(worker, Force::Disconnect);
+            }
             Effect::Disconnect(worker) => self.note_order(worker, Force::Disconnect),
             Effect::Terminate(worker) => self.note_order(worker, Force::Terminate),
             Effect::Kill(worker, _) => self.note_order(worker, Force::Kill),
@@ -325,6 +347,140 @@ fn a_worker_that_lingers_after_it_closed_its_channel_is_killed_and_replaced() {
     assert_eq!(rig.exits(A, false), [Effect::Start(Slot(0))]);
 }
 
+// Replacing those who serve.
+
+const NEW_A: WorkerId = WorkerId(3);
+const NEW_B: WorkerId = WorkerId(4);
+
+#[test]
+fn a_reload_goes_slot_by_slot_and_the_new_one_is_ready_before_the_old_one_drains() {
+    let mut rig = Rig::replacing(PLAN);
+    assert_eq!(rig.hear(Event::ReloadRequested), [Effect::Start(Slot(0))]);
+    assert_eq!(rig.supervisor.generation(), 1);
+    assert_eq!(rig.start_succeeds(0), []);
+    assert_eq!(rig.becomes_ready(NEW_A), [Effect::Drain(A), Effect::Start(Slot(1))]);
+    assert_eq!(rig.exits(A, true), [], "nobody replaces the replaced");
+    rig.start_succeeds(0);
+    assert_eq!(rig.becomes_ready(NEW_B), [Effect::Drain(B), Effect::ReloadEnded(ReloadEnd::Done)]);
+    rig.exits(B, true);
+    assert_eq!(rig.due_in(), None);
+}
+
+#[test]
+fn a_reload_in_parallel_replaces_as_many_at_a_time() {
+    let mut rig = Rig::replacing(Plan { worker_count: 3, reload_parallel: 2, ..PLAN });
+    assert_eq!(rig.hear(Event::ReloadRequested), [Effect::Start(Slot(0)), Effect::Start(Slot(1))]);
+    rig.start_succeeds(0);
+    rig.start_succeeds(0);
+    assert_eq!(rig.becomes_ready(WorkerId(5)), [Effect::Drain(B), Effect::Start(Slot(2))]);
+}
+
+#[test]
+fn a_reload_stops_when_a_new_worker_does_not_come_up_and_the_old_ones_stay() {
+    for how in ["exits", "is not ready in time", "cannot be started"] {
+        let mut rig = Rig::replacing(PLAN);
+        rig.hear(Event::ReloadRequested);
+        let effects = match how {
+            "exits" => {
+                rig.start_succeeds(0);
+                rig.exits(NEW_A, false)
+            }
+            "is not ready in time" => {
+                rig.start_succeeds(0);
+                assert_eq!(rig.pass_to_deadline(), [Effect::Kill(NEW_A, KillReason::StartTimeout)]);
+                rig.exits(NEW_A, false)
+            }
+            _ => rig.start_fails(0, true),
+        };
+        assert_eq!(effects, [Effect::ReloadEnded(ReloadEnd::NotReady)], "{how}");
+        assert_eq!((rig.living.len(), rig.ordered.len()), (2, 0), "{how}");
+        assert_eq!(rig.due_in(), None, "{how}");
+    }
+}
+
+#[test]
+fn a_second_reload_is_queued_once() {
+    let mut rig = Rig::replacing(ONE_WORKER);
+    for _ in 0..4 {
+        rig.hear(Event::ReloadRequested);
+    }
+    rig.start_succeeds(0);
+    let next = [Effect::Drain(A), Effect::ReloadEnded(ReloadEnd::Done), Effect::Start(Slot(0))];
+    assert_eq!(rig.becomes_ready(B), next);
+    rig.start_succeeds(0);
+    assert_eq!(rig.becomes_ready(WorkerId(3)), [Effect::Drain(B), Effect::ReloadEnded(ReloadEnd::Done)]);
+    assert_eq!(rig.supervisor.generation(), 2);
+}
+
+#[test]
+fn an_old_worker_that_dies_during_its_replacement_leaves_its_slot_to_the_new_one() {
+    let mut rig = Rig::replacing(ONE_WORKER);
+    rig.hear(Event::ReloadRequested);
+    rig.start_succeeds(0);
+    assert_eq!(rig.exits(A, false), []);
+    assert_eq!(rig.becomes_ready(B), [Effect::ReloadEnded(ReloadEnd::Done)]);
+}
+
+#[test]
+fn a_replaced_worker_that_does_not_finish_is_terminated_then_killed() {
+    let mut rig = Rig::replacing(ONE_WORKER);
+    rig.hear(Event::ReloadRequested);
+    rig.start_succeeds(0);
+    rig.becomes_ready(B);
+    assert_eq!(rig.due_in(), Some(PLAN.shutdown_timeout));
+    assert_eq!(rig.pass_to_deadline(), [Effect::Terminate(A)]);
+    assert_eq!(rig.pass_to_deadline(), [Effect::Kill(A, KillReason::KillDelay)]);
+    assert_eq!(rig.exits(A, false), []);
+    assert_eq!(rig.due_in(), None);
+}
+
+#[test]
+fn workers_are_recycled_one_at_a_time() {
+    let mut rig = Rig::replacing(PLAN);
+    assert_eq!(rig.hear(Event::RecycleDue(B)), [Effect::Start(Slot(1))]);
+    assert_eq!(rig.hear(Event::RecycleDue(A)), []);
+    rig.start_succeeds(0);
+    assert_eq!(rig.becomes_ready(NEW_A), [Effect::Drain(B), Effect::Start(Slot(0))]);
+    rig.start_succeeds(0);
+    assert_eq!(rig.becomes_ready(NEW_B), [Effect::Drain(A)]);
+    assert_eq!(rig.supervisor.generation(), 0, "recycling is no reload");
+    assert_eq!(rig.hear(Event::RecycleDue(A)), [], "it has gone already");
+}
+
+#[test]
+fn scaling_adds_slots_at_the_end_and_takes_them_from_there() {
+    let mut rig = Rig::replacing(PLAN);
+    assert_eq!(rig.hear(Event::ScaleRequested(3)), [Effect::Start(Slot(2))]);
+    rig.start_succeeds(0);
+    rig.becomes_ready(WorkerId(3));
+    assert_eq!(rig.hear(Event::ScaleRequested(1)), [Effect::Drain(WorkerId(3)), Effect::Drain(B)]);
+    assert_eq!(rig.exits(B, true), [], "nobody replaces it");
+    assert_eq!(rig.hear(Event::ScaleRequested(0)), [], "one is the least");
+    assert_eq!(rig.supervisor.worker_count(), 1);
+}
+
+#[test]
+fn scaling_down_keeps_the_last_one_that_serves_until_another_one_does() {
+    let mut rig = Rig::started(PLAN);
+    rig.becomes_ready(B);
+    assert_eq!(rig.hear(Event::ScaleRequested(1)), []);
+    assert_eq!(rig.becomes_ready(A), [Effect::Drain(B)]);
+}
+
+#[test]
+fn a_stop_ends_a_rollout_with_everybody_in_it() {
+    let mut rig = Rig::replacing(PLAN);
+    rig.hear(Event::ReloadRequested);
+    rig.start_succeeds(0);
+    rig.stop(Stop::Fast);
+    assert_eq!(rig.hear(Event::ReloadRequested), [Effect::ReloadEnded(ReloadEnd::Stopping)]);
+    for worker in [A, B, NEW_A] {
+        assert_eq!(rig.finished, None);
+        rig.exits(worker, true);
+    }
+    assert_eq!(rig.finished, Some(Outcome::Stopped));
+}
+
 // Stopping.
 
 #[test]
@@ -432,6 +588,9 @@ enum Step {
     BecomesReady(prop::sample::Index),
     Disconnects(prop::sample::Index),
     Exits(prop::sample::Index, bool),
+    Reload,
+    Scale(u32),
+    Recycle(prop::sample::Index),
     Stop(Stop),
     ListenersEnd,
     Stranger(bool),
@@ -449,6 +608,9 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
         8 => any::<Index>().prop_map(Step::BecomesReady),
         2 => any::<Index>().prop_map(Step::Disconnects),
         6 => (any::<Index>(), any::<bool>()).prop_map(|(who, success)| Step::Exits(who, success)),
+        3 => Just(Step::Reload),
+        2 => (0u32..6).prop_map(Step::Scale),
+        2 => any::<Index>().prop_map(Step::Recycle),
         1 => stop.prop_map(Step::Stop),
         1 => Just(Step::ListenersEnd),
         1 => any::<bool>().prop_map(Step::Stranger),
@@ -464,7 +626,8 @@ fn plans() -> impl Strategy<Value = Plan> {
         let (worker_count, respawn, burst_max, burst_window) = counts;
         let (start_timeout, shutdown_timeout, kill_delay, shutdown_delay) = times;
         let times = Plan { start_timeout, shutdown_timeout, kill_delay, shutdown_delay, ..PLAN };
-        Plan { worker_count, respawn, burst_max, burst_window, ..times }
+        let reload_parallel = 1 + burst_max % 3;
+        Plan { worker_count, respawn, burst_max, burst_window, reload_parallel, ..times }
     })
 }
 
@@ -480,6 +643,9 @@ impl Rig {
             Step::BecomesReady(who) if !workers.is_empty() => drop(self.becomes_ready(*who.get(&workers))),
             Step::Disconnects(who) if !workers.is_empty() => drop(self.hear(Event::Disconnected(*who.get(&workers)))),
             Step::Exits(who, success) if !workers.is_empty() => drop(self.exits(*who.get(&workers), success)),
+            Step::Reload => drop(self.hear(Event::ReloadRequested)),
+            Step::Scale(count) => drop(self.hear(Event::ScaleRequested(count))),
+            Step::Recycle(who) if !workers.is_empty() => drop(self.hear(Event::RecycleDue(*who.get(&workers)))),
             Step::Stop(stop) => drop(self.stop(stop)),
             Step::ListenersEnd if self.listeners_are_ending => {
                 self.listeners_have_ended = true;
@@ -519,7 +685,7 @@ proptest! {
     /// The checks are those of [`Rig::check_and_note`] and [`Rig::pass_to_deadline`].
     #[test]
     fn slots_are_never_shared_nobody_starts_during_a_stop_and_the_end_comes_once(plan in plans(), steps in steps()) {
-        let mut rig = Rig::new(plan);
+        let mut rig = Rig { sitting_max: 2, ..Rig::new(plan) };
         rig.hear(Event::Begun);
         steps.into_iter().for_each(|step| rig.take(step));
     }
@@ -530,7 +696,7 @@ proptest! {
         plan in plans(), steps in steps(), fast: bool, listeners_end: bool,
         force in prop_oneof![Just(Force::Disconnect), Just(Force::Terminate), Just(Force::Kill)]
     ) {
-        let mut rig = Rig::new(plan);
+        let mut rig = Rig { sitting_max: 2, ..Rig::new(plan) };
         rig.hear(Event::Begun);
         steps.into_iter().for_each(|step| rig.take(step));
         rig.stop(if fast { Stop::Fast } else { Stop::Graceful });

@@ -12,11 +12,15 @@
 //!                                      Finished
 //! ```
 
+mod rollout;
+
 use std::collections::VecDeque;
 use std::time::Duration;
 
 use crate::protocol::ids::{Slot, WorkerId};
 use crate::protocol::time::Monotonic;
+pub use rollout::ReloadEnd;
+use rollout::{Incoming, Leaver, Rollout, Stage};
 
 /// The shortest and the longest pause before a worker that never became ready is started again; doubled each time.
 pub const BACKOFF_MIN: Duration = Duration::from_millis(100);
@@ -55,6 +59,8 @@ pub struct Plan {
     pub kill_delay: Duration,
     /// How long a graceful stop goes on as if nothing had happened.
     pub shutdown_delay: Duration,
+    /// How many workers a reload replaces at a time, at least 1.
+    pub reload_parallel: u32,
 }
 
 /// How a worker came to its end, as far as the supervisor cares.
@@ -86,6 +92,12 @@ pub enum Event {
     Disconnected(WorkerId),
     /// A worker's process has ended.
     Exited(WorkerId, Ended),
+    /// Somebody wants every worker replaced.
+    ReloadRequested,
+    /// Somebody wants this many workers.
+    ScaleRequested(u32),
+    /// A worker has reached one of the limits after which it is to be replaced.
+    RecycleDue(WorkerId),
     /// Somebody wants croupier to end.
     StopRequested(Stop),
     /// The listeners are closed, and everything they had accepted is dealt.
@@ -112,12 +124,16 @@ pub enum Effect {
     EndListeners,
     /// Close the listeners at once.
     CloseListeners,
-    /// Tell a worker to finish.
+    /// Tell a worker to finish, and to return its idle connections: others go on.
+    Drain(WorkerId),
+    /// Tell a worker to finish, and to end its idle connections: all of them finish.
     Disconnect(WorkerId),
     /// SIGTERM to a worker.
     Terminate(WorkerId),
     /// SIGKILL to a worker's process group.
     Kill(WorkerId, KillReason),
+    /// A reload is over.
+    ReloadEnded(ReloadEnd),
     /// Everything has ended: leave.
     Finish(Outcome),
 }
@@ -165,7 +181,16 @@ pub enum GaveUp {
 pub struct Supervisor {
     plan: Plan,
     slots: Vec<Seat>,
+    /// Workers that have been replaced, or scaled away, and have not gone yet.
+    leaving: Vec<Leaver>,
     phase: Phase,
+    /// How many reloads there have been.
+    generation: u32,
+    rollout: Option<Rollout>,
+    /// Starts on their way whose place has gone.
+    starts_without_place: u32,
+    reload_is_queued: bool,
+    recycle_queue: VecDeque<WorkerId>,
     /// When workers that were never ready ended, the latest ones.
     failures: VecDeque<Monotonic>,
     anyone_was_ready: bool,
@@ -179,6 +204,8 @@ pub struct Supervisor {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Seat {
     occupant: Occupant,
+    /// Who is to take over from the occupant.
+    incoming: Option<Incoming>,
     /// Ends without having been ready, in a row.
     failures_in_row: u32,
 }
@@ -195,8 +222,8 @@ enum Occupant {
     Ready { worker: WorkerId },
     /// A worker that was killed for not becoming ready.
     TimedOut { worker: WorkerId },
-    /// A worker that finishes, until then.
-    Leaving { worker: WorkerId, deadline: Monotonic },
+    /// A worker that has closed its control channel, and is to end by then.
+    Disconnected { worker: WorkerId, deadline: Monotonic },
     /// A worker that was killed for not finishing.
     Killed { worker: WorkerId },
     /// Nobody, and nobody will come.
@@ -217,11 +244,17 @@ enum Phase {
 impl Supervisor {
     /// A supervisor that has done nothing yet; its first event is [`Event::Begun`].
     pub fn new(plan: Plan) -> Self {
-        let seat = Seat { occupant: Occupant::Done, failures_in_row: 0 };
+        let seat = Seat { occupant: Occupant::Done, incoming: None, failures_in_row: 0 };
         Self {
             plan,
             slots: vec![seat; plan.worker_count as usize],
+            leaving: Vec::new(),
             phase: Phase::Running,
+            generation: 0,
+            rollout: None,
+            starts_without_place: 0,
+            reload_is_queued: false,
+            recycle_queue: VecDeque::new(),
             failures: VecDeque::new(),
             anyone_was_ready: false,
             anyone_failed: false,
@@ -237,9 +270,12 @@ impl Supervisor {
             Event::Begun => self.begin(now),
             Event::Started(slot, worker) => self.started(slot, worker, now, &mut effects),
             Event::StartFailed { slot, permanent } => self.start_failed(slot, permanent, now, &mut effects),
-            Event::Ready(worker) => self.ready(worker),
+            Event::Ready(worker) => self.ready(worker, now, &mut effects),
             Event::Disconnected(worker) => self.disconnected(worker, now),
             Event::Exited(worker, ended) => self.exited(worker, ended, now, &mut effects),
+            Event::ReloadRequested => self.reload_requested(now, &mut effects),
+            Event::ScaleRequested(worker_count) => self.scale_requested(worker_count, now, &mut effects),
+            Event::RecycleDue(worker) => self.recycle_due(worker),
             Event::StopRequested(stop) => self.stop_requested(stop, now, &mut effects),
             Event::ListenersEnded => self.listeners_ended(&mut effects),
             Event::TimePassed => {}
@@ -264,12 +300,23 @@ impl Supervisor {
         };
         let of_slots = self.slots.iter().filter_map(|seat| match seat.occupant {
             Occupant::Vacant { start_at } if self.is_running() => Some(start_at),
-            Occupant::Starting { deadline, .. } | Occupant::Leaving { deadline, .. } if self.is_running() => {
+            Occupant::Starting { deadline, .. } | Occupant::Disconnected { deadline, .. } if self.is_running() => {
                 Some(deadline)
             }
             _ => None,
         });
-        of_slots.chain(of_phase).min()
+        let of_rollout = self.rollout_deadlines().filter(|_| self.is_running());
+        of_slots.chain(of_phase).chain(of_rollout).min()
+    }
+
+    /// How many reloads there have been: the generation of workers that are started now.
+    pub fn generation(&self) -> u32 {
+        self.generation
+    }
+
+    /// How many workers there should be.
+    pub fn worker_count(&self) -> u32 {
+        self.plan.worker_count
     }
 
     /// When the next worker of `slot` will be started, if nobody is there.
@@ -293,7 +340,22 @@ impl Supervisor {
 
     fn started(&mut self, slot: Slot, worker: WorkerId, now: Monotonic, effects: &mut Vec<Effect>) {
         let deadline = now + self.plan.start_timeout;
-        self.slots[slot.0 as usize].occupant = Occupant::Starting { worker, deadline };
+        let is_running = self.is_running();
+        match self.slots.get_mut(slot.0 as usize) {
+            Some(seat) if seat.occupant == Occupant::Requested => {
+                seat.occupant = Occupant::Starting { worker, deadline };
+            }
+            Some(seat) if seat.incoming == Some(Incoming::Requested) => {
+                seat.incoming = Some(Incoming::Starting { worker, deadline });
+            }
+            _ => {
+                self.starts_without_place = self.starts_without_place.saturating_sub(1);
+                if is_running {
+                    return self.turn_away(worker, now, effects);
+                }
+                self.leaving.push(Leaver { worker, stage: Stage::Killed });
+            }
+        }
         match self.phase {
             Phase::Running | Phase::Delaying { .. } => {}
             Phase::Ending { .. } | Phase::Draining { .. } | Phase::Terminating { .. } => {
@@ -305,10 +367,21 @@ impl Supervisor {
     }
 
     fn start_failed(&mut self, slot: Slot, permanent: bool, now: Monotonic, effects: &mut Vec<Effect>) {
-        self.slots[slot.0 as usize].occupant = Occupant::Vacant { start_at: now };
+        match self.slots.get_mut(slot.0 as usize) {
+            Some(seat) if seat.occupant == Occupant::Requested => seat.occupant = Occupant::Vacant { start_at: now },
+            Some(seat) if seat.incoming == Some(Incoming::Requested) => {
+                seat.incoming = None;
+                return self.note_failure_in(slot.0 as usize, now, effects);
+            }
+            _ => {
+                self.starts_without_place = self.starts_without_place.saturating_sub(1);
+                return;
+            }
+        }
         if !self.is_running() {
             return;
         }
+        self.note_failure_in(slot.0 as usize, now, effects);
         if permanent && !self.anyone_was_ready {
             self.give_up(GaveUp::NoCommand, now, effects);
         } else {
@@ -316,30 +389,55 @@ impl Supervisor {
         }
     }
 
-    fn ready(&mut self, worker: WorkerId) {
+    fn ready(&mut self, worker: WorkerId, now: Monotonic, effects: &mut Vec<Effect>) {
         self.anyone_was_ready = true;
-        if let Some(seat) = self.seat_of(worker)
-            && matches!(seat.occupant, Occupant::Starting { .. })
-        {
-            *seat = Seat { occupant: Occupant::Ready { worker }, failures_in_row: 0 };
+        let Some(slot) = self.slots.iter().position(|seat| seat.is_starting(worker)) else { return };
+        let seat = &mut self.slots[slot];
+        let is_first = seat.occupant.worker() == Some(worker);
+        let before = std::mem::replace(&mut seat.occupant, Occupant::Ready { worker });
+        seat.failures_in_row = 0;
+        if is_first && seat.incoming.is_some() {
+            return; // it will be replaced all the same
+        }
+        seat.incoming = None;
+        if !is_first {
+            self.let_go(before, now, effects);
+        }
+        if self.is_running() {
+            self.note_ready_in(slot, now, effects);
         }
     }
 
     fn disconnected(&mut self, worker: WorkerId, now: Monotonic) {
         let deadline = now + self.plan.shutdown_timeout;
         // One that was not ready yet never will be: the start timeout ends it, and counts it among those.
-        if let Some(seat) = self.seat_of(worker)
-            && matches!(seat.occupant, Occupant::Ready { .. })
+        if let Some(slot) = self.slot_of(worker)
+            && matches!(self.slots[slot].occupant, Occupant::Ready { .. })
         {
-            seat.occupant = Occupant::Leaving { worker, deadline };
+            self.slots[slot].occupant = Occupant::Disconnected { worker, deadline };
         }
     }
 
     fn exited(&mut self, worker: WorkerId, ended: Ended, now: Monotonic, effects: &mut Vec<Effect>) {
-        let Some(slot) = self.slots.iter().position(|seat| seat.worker() == Some(worker)) else { return };
+        self.leaving.retain(|leaver| leaver.worker != worker);
+        if let Some(slot) = self.slots.iter().position(|seat| seat.incoming.and_then(Incoming::worker) == Some(worker))
+        {
+            self.slots[slot].incoming = None;
+            return self.note_failure_in(slot, now, effects);
+        }
+        let Some(slot) = self.slot_of(worker) else { return };
         let timed_out = self.slots[slot].occupant == Occupant::TimedOut { worker };
+        let was_starting = timed_out || matches!(self.slots[slot].occupant, Occupant::Starting { .. });
         self.slots[slot].occupant = Occupant::Done;
         self.anyone_failed |= !ended.is_success;
+        if let Some(incoming) = self.slots[slot].incoming.take() {
+            // Its replacement is on its way already.
+            self.slots[slot].occupant = incoming.promoted();
+            return;
+        }
+        if was_starting && self.is_running() {
+            self.note_failure_in(slot, now, effects);
+        }
         let replace = match self.plan.respawn {
             Respawn::Always => true,
             Respawn::OnFailure => !ended.is_success,
@@ -394,6 +492,9 @@ impl Supervisor {
         }
         if self.is_running() {
             self.fill_slots(now, effects);
+            self.hurry_incoming(now, effects);
+            self.hurry_leavers(now, effects);
+            self.begin_next_rollout(now, effects);
         }
     }
 
@@ -408,7 +509,7 @@ impl Supervisor {
                     seat.occupant = Occupant::TimedOut { worker };
                     effects.push(Effect::Kill(worker, KillReason::StartTimeout));
                 }
-                Occupant::Leaving { worker, deadline } if now >= deadline => {
+                Occupant::Disconnected { worker, deadline } if now >= deadline => {
                     seat.occupant = Occupant::Killed { worker };
                     effects.push(Effect::Kill(worker, KillReason::Lingering));
                 }
@@ -463,6 +564,7 @@ impl Supervisor {
             Occupant::Vacant { .. } => !self.is_running(),
             _ => false,
         });
+        let nobody_left = nobody_left && self.leaving.is_empty() && self.starts_without_place == 0;
         if !nobody_left || self.phase == Phase::Finished {
             return;
         }
@@ -478,21 +580,32 @@ impl Supervisor {
     }
 
     fn workers(&self) -> impl Iterator<Item = WorkerId> {
-        self.slots.iter().filter_map(Seat::worker)
+        let occupants = self.slots.iter().filter_map(|seat| seat.occupant.worker());
+        let incoming = self.slots.iter().filter_map(|seat| seat.incoming.and_then(Incoming::worker));
+        occupants.chain(incoming).chain(self.leaving.iter().map(|leaver| leaver.worker))
     }
 
-    fn seat_of(&mut self, worker: WorkerId) -> Option<&mut Seat> {
-        self.slots.iter_mut().find(|seat| seat.worker() == Some(worker))
+    fn slot_of(&self, worker: WorkerId) -> Option<usize> {
+        self.slots.iter().position(|seat| seat.occupant.worker() == Some(worker))
     }
 }
 
 impl Seat {
-    fn worker(&self) -> Option<WorkerId> {
-        match self.occupant {
+    /// `worker` is being started here, as the first or as the next.
+    fn is_starting(&self, worker: WorkerId) -> bool {
+        let first = matches!(self.occupant, Occupant::Starting { worker: it, .. } if it == worker);
+        let next = matches!(self.incoming, Some(Incoming::Starting { worker: it, .. }) if it == worker);
+        first || next
+    }
+}
+
+impl Occupant {
+    fn worker(self) -> Option<WorkerId> {
+        match self {
             Occupant::Starting { worker, .. }
             | Occupant::Ready { worker }
             | Occupant::TimedOut { worker }
-            | Occupant::Leaving { worker, .. }
+            | Occupant::Disconnected { worker, .. }
             | Occupant::Killed { worker } => Some(worker),
             Occupant::Vacant { .. } | Occupant::Requested | Occupant::Done => None,
         }

@@ -1,0 +1,286 @@
+//! Replacing workers that serve: reload, recycling, scaling. The new one is ready before the old one is told to finish.
+//!
+//! A rollout goes through slots, `reload_parallel` at a time. In each a second worker is started beside the first; when
+//! it is ready the first one is let go. If one does not become ready the rollout stops there, and whoever was serving
+//! goes on. Only one rollout is under way at a time.
+
+use std::collections::VecDeque;
+
+use super::{Effect, KillReason, Occupant, Phase, Seat, Supervisor};
+use crate::protocol::ids::{Slot, WorkerId};
+use crate::protocol::time::Monotonic;
+
+/// A rollout under way.
+#[derive(Debug)]
+pub(super) struct Rollout {
+    purpose: Purpose,
+    pending: VecDeque<Slot>,
+    /// Where a replacement has been asked for and is not ready yet.
+    starting: Vec<Slot>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Purpose {
+    Reload,
+    Recycle,
+}
+
+/// How a reload ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ReloadEnd {
+    /// Every worker is of the new generation.
+    Done,
+    /// A new worker did not become ready: the old ones that are left go on.
+    NotReady,
+    /// Croupier is stopping.
+    Stopping,
+}
+
+/// The worker that is to take over a slot.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Incoming {
+    /// `Start` is on its way.
+    Requested,
+    /// It is to be ready by then.
+    Starting { worker: WorkerId, deadline: Monotonic },
+    /// It was killed for not becoming ready.
+    TimedOut { worker: WorkerId },
+}
+
+/// A worker that has lost its slot.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Leaver {
+    pub(super) worker: WorkerId,
+    pub(super) stage: Stage,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Stage {
+    /// It serves until somebody else is ready.
+    Deferred,
+    /// It finishes; SIGTERM then.
+    Draining { deadline: Monotonic },
+    /// SIGKILL then.
+    Terminated { deadline: Monotonic },
+    /// Only its exit can follow.
+    Killed,
+}
+
+impl Incoming {
+    pub(super) fn worker(self) -> Option<WorkerId> {
+        match self {
+            Incoming::Requested => None,
+            Incoming::Starting { worker, .. } | Incoming::TimedOut { worker } => Some(worker),
+        }
+    }
+
+    /// What it is when the one that it was to replace has gone by itself.
+    pub(super) fn promoted(self) -> Occupant {
+        match self {
+            Incoming::Requested => Occupant::Requested,
+            Incoming::Starting { worker, deadline } => Occupant::Starting { worker, deadline },
+            Incoming::TimedOut { worker } => Occupant::TimedOut { worker },
+        }
+    }
+}
+
+impl Supervisor {
+    pub(super) fn reload_requested(&mut self, now: Monotonic, effects: &mut Vec<Effect>) {
+        if self.phase == Phase::Finished {
+            // Nobody is left to tell.
+        } else if !self.is_running() {
+            effects.push(Effect::ReloadEnded(ReloadEnd::Stopping));
+        } else if self.rollout.is_some() {
+            self.reload_is_queued = true;
+        } else {
+            self.begin_reload(now, effects);
+        }
+    }
+
+    fn begin_reload(&mut self, now: Monotonic, effects: &mut Vec<Effect>) {
+        self.generation += 1;
+        let pending = (0..self.slots.len() as u32).map(Slot).collect();
+        self.rollout = Some(Rollout { purpose: Purpose::Reload, pending, starting: Vec::new() });
+        self.advance_rollout(now, effects);
+    }
+
+    /// A worker is old, or large, or has served enough.
+    pub(super) fn recycle_due(&mut self, worker: WorkerId) {
+        if self.is_running() && !self.recycle_queue.contains(&worker) {
+            self.recycle_queue.push_back(worker);
+        }
+    }
+
+    /// What is queued begins when nothing else is under way.
+    pub(super) fn begin_next_rollout(&mut self, now: Monotonic, effects: &mut Vec<Effect>) {
+        if self.rollout.is_some() {
+            return;
+        }
+        if std::mem::take(&mut self.reload_is_queued) {
+            return self.begin_reload(now, effects);
+        }
+        while let Some(worker) = self.recycle_queue.pop_front() {
+            if let Some(slot) = self.slot_of(worker) {
+                let pending = VecDeque::from([Slot(slot as u32)]);
+                self.rollout = Some(Rollout { purpose: Purpose::Recycle, pending, starting: Vec::new() });
+                return self.advance_rollout(now, effects);
+            }
+        }
+    }
+
+    /// Asks for as many replacements as may be under way, and ends the rollout after the last one.
+    pub(super) fn advance_rollout(&mut self, now: Monotonic, effects: &mut Vec<Effect>) {
+        let Some(rollout) = &mut self.rollout else { return };
+        while rollout.starting.len() < self.plan.reload_parallel.max(1) as usize
+            && let Some(slot) = rollout.pending.pop_front()
+        {
+            // A vacant slot gets a worker of the new generation anyway, and a done one none at all.
+            if let Some(seat) = self.slots.get_mut(slot.0 as usize)
+                && seat.occupant.worker().is_some()
+                && seat.incoming.is_none()
+            {
+                seat.incoming = Some(Incoming::Requested);
+                rollout.starting.push(slot);
+                effects.push(Effect::Start(slot));
+            }
+        }
+        if rollout.starting.is_empty() && rollout.pending.is_empty() {
+            self.end_rollout(ReloadEnd::Done, now, effects);
+        }
+    }
+
+    fn end_rollout(&mut self, end: ReloadEnd, now: Monotonic, effects: &mut Vec<Effect>) {
+        let Some(rollout) = self.rollout.take() else { return };
+        for slot in rollout.starting {
+            self.call_off(slot.0 as usize, now, effects);
+        }
+        if rollout.purpose == Purpose::Reload {
+            effects.push(Effect::ReloadEnded(end));
+        }
+    }
+
+    /// The worker in `slot` is ready.
+    pub(super) fn note_ready_in(&mut self, slot: usize, now: Monotonic, effects: &mut Vec<Effect>) {
+        if let Some(rollout) = &mut self.rollout {
+            rollout.starting.retain(|starting| starting.0 as usize != slot);
+            self.advance_rollout(now, effects);
+        }
+        let deadline = now + self.plan.shutdown_timeout;
+        for leaver in self.leaving.iter_mut().filter(|leaver| leaver.stage == Stage::Deferred) {
+            leaver.stage = Stage::Draining { deadline };
+            effects.push(Effect::Drain(leaver.worker));
+        }
+    }
+
+    /// The worker that was being started in `slot` will not become ready.
+    pub(super) fn note_failure_in(&mut self, slot: usize, now: Monotonic, effects: &mut Vec<Effect>) {
+        let concerned = |rollout: &Rollout| rollout.starting.iter().any(|starting| starting.0 as usize == slot);
+        if self.rollout.as_ref().is_some_and(concerned) {
+            self.end_rollout(ReloadEnd::NotReady, now, effects);
+        }
+    }
+
+    /// The replacement in `slot` is no longer wanted.
+    fn call_off(&mut self, slot: usize, now: Monotonic, effects: &mut Vec<Effect>) {
+        let incoming = self.slots.get_mut(slot).and_then(|seat| seat.incoming.take());
+        match incoming {
+            None => {}
+            Some(Incoming::Requested) => self.starts_without_place += 1,
+            Some(Incoming::Starting { worker, .. }) => self.turn_away(worker, now, effects),
+            Some(Incoming::TimedOut { worker }) => self.leaving.push(Leaver { worker, stage: Stage::Killed }),
+        }
+    }
+
+    /// Ends a worker that serves nobody.
+    pub(super) fn turn_away(&mut self, worker: WorkerId, now: Monotonic, effects: &mut Vec<Effect>) {
+        let deadline = now + self.plan.kill_delay;
+        self.leaving.push(Leaver { worker, stage: Stage::Terminated { deadline } });
+        effects.push(Effect::Terminate(worker));
+    }
+
+    /// The worker of a slot has been replaced, or its slot is no more.
+    pub(super) fn let_go(&mut self, occupant: Occupant, now: Monotonic, effects: &mut Vec<Effect>) {
+        let deadline = now + self.plan.shutdown_timeout;
+        let (worker, stage) = match occupant {
+            Occupant::Vacant { .. } | Occupant::Done => return,
+            Occupant::Requested => {
+                self.starts_without_place += 1;
+                return;
+            }
+            // In a stop all of them are told to finish, and hurried, in the same way.
+            Occupant::Starting { worker, .. } | Occupant::Ready { worker } if !self.is_running() => {
+                (worker, Stage::Draining { deadline })
+            }
+            Occupant::Starting { worker, .. } => return self.turn_away(worker, now, effects),
+            Occupant::Ready { worker } if !self.anyone_is_ready() => (worker, Stage::Deferred),
+            Occupant::Ready { worker } => {
+                effects.push(Effect::Drain(worker));
+                (worker, Stage::Draining { deadline })
+            }
+            Occupant::Disconnected { worker, deadline } => (worker, Stage::Draining { deadline }),
+            Occupant::TimedOut { worker } | Occupant::Killed { worker } => (worker, Stage::Killed),
+        };
+        self.leaving.push(Leaver { worker, stage });
+    }
+
+    pub(super) fn scale_requested(&mut self, worker_count: u32, now: Monotonic, effects: &mut Vec<Effect>) {
+        if !self.is_running() {
+            return;
+        }
+        let wanted = worker_count.max(1) as usize;
+        self.plan.worker_count = wanted as u32;
+        while self.slots.len() > wanted {
+            self.call_off(self.slots.len() - 1, now, effects);
+            if let Some(seat) = self.slots.pop() {
+                self.let_go(seat.occupant, now, effects);
+            }
+        }
+        let vacant = Seat { occupant: Occupant::Vacant { start_at: now }, incoming: None, failures_in_row: 0 };
+        self.slots.resize(wanted, vacant);
+        if let Some(rollout) = &mut self.rollout {
+            rollout.starting.retain(|slot| (slot.0 as usize) < wanted);
+            self.advance_rollout(now, effects);
+        }
+    }
+
+    /// Those who have lost their slots get the time that a shutdown would give them.
+    pub(super) fn hurry_leavers(&mut self, now: Monotonic, effects: &mut Vec<Effect>) {
+        for leaver in &mut self.leaving {
+            match leaver.stage {
+                Stage::Draining { deadline } if now >= deadline => {
+                    leaver.stage = Stage::Terminated { deadline: now + self.plan.kill_delay };
+                    effects.push(Effect::Terminate(leaver.worker));
+                }
+                Stage::Terminated { deadline } if now >= deadline => {
+                    leaver.stage = Stage::Killed;
+                    effects.push(Effect::Kill(leaver.worker, KillReason::KillDelay));
+                }
+                Stage::Deferred | Stage::Draining { .. } | Stage::Terminated { .. } | Stage::Killed => {}
+            }
+        }
+    }
+
+    /// Replacements that are not ready in time.
+    pub(super) fn hurry_incoming(&mut self, now: Monotonic, effects: &mut Vec<Effect>) {
+        for seat in &mut self.slots {
+            if let Some(Incoming::Starting { worker, deadline }) = seat.incoming
+                && now >= deadline
+            {
+                seat.incoming = Some(Incoming::TimedOut { worker });
+                effects.push(Effect::Kill(worker, KillReason::StartTimeout));
+            }
+        }
+    }
+
+    pub(super) fn rollout_deadlines(&self) -> impl Iterator<Item = Monotonic> {
+        let of_leavers = self.leaving.iter().filter_map(|leaver| match leaver.stage {
+            Stage::Draining { deadline } | Stage::Terminated { deadline } => Some(deadline),
+            Stage::Deferred | Stage::Killed => None,
+        });
+        let of_incoming = self.slots.iter().filter_map(|seat| match seat.incoming {
+            Some(Incoming::Starting { deadline, .. }) => Some(deadline),
+            Some(Incoming::Requested | Incoming::TimedOut { .. }) | None => None,
+        });
+        of_leavers.chain(of_incoming)
+    }
+}
