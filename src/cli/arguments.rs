@@ -9,6 +9,7 @@ use std::time::Duration;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::primary::address::Address;
+use crate::primary::recycle::Spread;
 use crate::primary::settings::WORKERS_MAX;
 
 /// Deals the connections of one port to several worker processes, evenly, and keeps the workers running.
@@ -95,6 +96,18 @@ pub(super) struct RunOptions {
     #[arg(long, value_name = "T", env = "CROUPIER_SHUTDOWN_DELAY", value_parser = duration)]
     pub(super) shutdown_delay: Option<Duration>,
 
+    /// Replace a worker after so many connections, plus up to JITTER by chance
+    #[arg(long, value_name = "N[+JITTER]", env = "CROUPIER_RECYCLE_AFTER")]
+    pub(super) recycle_after: Option<SpreadCount>,
+
+    /// Replace a worker at an age, plus up to JITTER by chance
+    #[arg(long, value_name = "T[+JITTER]", env = "CROUPIER_RECYCLE_AGE")]
+    pub(super) recycle_age: Option<SpreadTime>,
+
+    /// Replace a worker that has grown to this size (resident memory, like 512MiB)
+    #[arg(long, value_name = "SIZE", env = "CROUPIER_RECYCLE_RSS", value_parser = size)]
+    pub(super) recycle_rss: Option<u64>,
+
     /// How many workers a reload replaces at a time [default: 1]
     #[arg(long, value_name = "N", env = "CROUPIER_RELOAD_PARALLEL", value_parser = clap::value_parser!(u32).range(1..))]
     pub(super) reload_parallel: Option<u32>,
@@ -164,6 +177,12 @@ pub(super) struct Burst {
     pub(super) window: Duration,
 }
 
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct SpreadCount(pub(super) Spread<u64>);
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct SpreadTime(pub(super) Spread<Duration>);
+
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Variable {
     pub(super) name: String,
@@ -211,6 +230,28 @@ impl FromStr for Burst {
     }
 }
 
+impl FromStr for SpreadCount {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let wrong = |_| "give a number, like 10000 or 10000+500".to_owned();
+        let (base, jitter) = text.split_once('+').unwrap_or((text, "0"));
+        match (base.parse().map_err(wrong)?, jitter.parse().map_err(wrong)?) {
+            (0, _) => Err("give a number above 0".into()),
+            (base, jitter) => Ok(SpreadCount(Spread { base, jitter })),
+        }
+    }
+}
+
+impl FromStr for SpreadTime {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let (base, jitter) = text.split_once('+').unwrap_or((text, "0"));
+        Ok(SpreadTime(Spread { base: positive_duration(base)?, jitter: duration(jitter)? }))
+    }
+}
+
 impl FromStr for Variable {
     type Err = String;
 
@@ -236,6 +277,22 @@ fn positive_duration(text: &str) -> Result<Duration, String> {
     }
 }
 
+/// Bytes, with a unit or without.
+fn size(text: &str) -> Result<u64, String> {
+    let digits = text.trim_end_matches(|it: char| it.is_ascii_alphabetic());
+    let shift = match &text[digits.len()..] {
+        "" | "B" => 0,
+        "K" | "KiB" => 10,
+        "M" | "MiB" => 20,
+        "G" | "GiB" => 30,
+        _ => return Err("give a size, like 64KiB, 512MiB or 2GiB".into()),
+    };
+    match digits.parse::<u64>().ok().and_then(|number| number.checked_mul(1 << shift)) {
+        Some(bytes) if bytes > 0 => Ok(bytes),
+        _ => Err("give a size above 0, like 64KiB, 512MiB or 2GiB".into()),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use clap::CommandFactory;
@@ -252,6 +309,16 @@ mod tests {
         assert_eq!(duration("1m 30s"), Ok(Duration::from_secs(90)));
         assert_eq!(duration("0"), Ok(Duration::ZERO));
         assert!(duration("30").is_err());
+    }
+
+    #[test]
+    fn sizes_and_spreads_are_read_with_their_units() {
+        assert_eq!((size("512MiB"), size("1K"), size("7")), (Ok(512 << 20), Ok(1024), Ok(7)));
+        assert!(size("0").is_err() && size("1XB").is_err() && size("99999999999GiB").is_err());
+        assert_eq!("500+20".parse(), Ok(SpreadCount(Spread { base: 500, jitter: 20 })));
+        let age = Spread { base: Duration::from_secs(3600), jitter: Duration::from_secs(60) };
+        assert_eq!("1h+60s".parse(), Ok(SpreadTime(age)));
+        assert!("0".parse::<SpreadCount>().is_err() && "0".parse::<SpreadTime>().is_err());
     }
 
     #[test]

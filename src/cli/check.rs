@@ -7,6 +7,7 @@ use nix::unistd::{AccessFlags, access};
 
 use super::arguments::RunOptions;
 use super::{Exit, Failure, settings};
+use crate::primary::recycle::Recycle;
 use crate::primary::settings::Settings;
 use crate::primary::supervisor::Respawn;
 
@@ -73,6 +74,11 @@ fn effective(settings: &Settings) -> String {
         format!("reload-parallel = {}", plan.reload_parallel),
         format!("env = {}", texts(variables.collect())),
     ];
+    let Recycle { after, age, rss_bytes } = settings.recycle;
+    lines.extend(after.map(|it| format!("recycle-after = {}", text(&format!("{}+{}", it.base, it.jitter)))));
+    let human = |time| humantime::format_duration(time).to_string();
+    lines.extend(age.map(|it| format!("recycle-age = {}", text(&format!("{}+{}", human(it.base), human(it.jitter))))));
+    lines.extend(rss_bytes.map(|bytes| format!("recycle-rss = {}", text(&format!("{bytes}B")))));
     if let Some(directory) = &command.directory {
         lines.push(format!("chdir = {}", text(&directory.display().to_string())));
     }

@@ -6,6 +6,7 @@ use std::time::Duration;
 use super::arguments::{Burst, RespawnWhen, RunOptions, WorkerCount};
 use super::{Exit, Failure};
 use crate::primary::address::Address;
+use crate::primary::recycle::Recycle;
 use crate::primary::settings::{Command, QUEUE_MAX_DEFAULT, Settings};
 use crate::primary::supervisor::{Plan, Respawn};
 
@@ -60,6 +61,11 @@ pub(super) fn resolve(options: RunOptions) -> Result<Settings, Failure> {
         stall_after: options.stall_after.unwrap_or(STALL_AFTER),
         hang_timeout: options.hang_timeout,
         redeal_timeout: options.redeal_timeout.unwrap_or(REDEAL_TIMEOUT),
+        recycle: Recycle {
+            after: options.recycle_after.map(|it| it.0),
+            age: options.recycle_age.map(|it| it.0),
+            rss_bytes: options.recycle_rss,
+        },
         command: Command {
             program,
             arguments,

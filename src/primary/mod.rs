@@ -17,6 +17,7 @@ mod event_loop;
 mod lanes;
 mod lifecycle;
 mod listeners;
+pub mod recycle;
 mod returned;
 pub mod room;
 pub mod scheduler;

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use super::address::Address;
+use super::recycle::Recycle;
 use super::supervisor::Plan;
 use crate::sys::limits::OpenFiles;
 
@@ -29,6 +30,8 @@ pub struct Settings {
     pub hang_timeout: Option<Duration>,
     /// A connection that came back and that nobody takes within this time is closed.
     pub redeal_timeout: Duration,
+    /// When a worker has served long enough.
+    pub recycle: Recycle,
     /// What a worker is.
     pub command: Command,
     /// How many there are, when they are replaced, and how long things may take.

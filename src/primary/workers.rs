@@ -6,6 +6,7 @@ use std::sync::Arc;
 use super::dialect::native::Native;
 use super::lanes::{Figures, Lane, Phase};
 use super::lifecycle::{Event, OutOfTurn, State};
+use super::recycle::Limits;
 use super::room::Bounds;
 use crate::protocol::deal_channel::{PrimaryEnd, WorkerEnd};
 use crate::protocol::ids::{LaneId, Slot, WorkerId};
@@ -39,6 +40,10 @@ pub struct Worker {
     pub started_at: Monotonic,
     /// Said in `hello`; 0 before.
     pub open_files_max: u64,
+    /// After how much it is replaced.
+    pub limits: Limits,
+    /// The supervisor has been told that it is due, then.
+    pub due_since: Option<Monotonic>,
     /// When it first listened.
     pub ready_since: Option<Monotonic>,
     state: State,
@@ -77,6 +82,11 @@ impl Register {
         self.workers.get_mut(&id)?.lane_mut(lane)
     }
 
+    /// As [`iter`](Self::iter).
+    pub fn iter_mut(&mut self) -> impl Iterator<Item = &mut Worker> {
+        self.workers.values_mut()
+    }
+
     /// All of them, by id.
     pub fn iter(&self) -> impl Iterator<Item = &Worker> {
         self.workers.values()
@@ -97,6 +107,7 @@ impl Worker {
         process: Process,
         dialect: Native,
         board: Arc<Scoreboard>,
+        limits: Limits,
     ) -> Self {
         Self {
             id,
@@ -106,6 +117,8 @@ impl Worker {
             dialect,
             board,
             started_at: Monotonic::now(),
+            limits,
+            due_since: None,
             open_files_max: 0,
             ready_since: None,
             state: State::Starting,

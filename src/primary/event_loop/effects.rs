@@ -1,7 +1,9 @@
 //! Decisions of the supervisor carried out, and the ends of workers brought before it.
 
+use std::hash::{BuildHasher, RandomState};
 use std::io;
 use std::os::fd::{AsFd, AsRawFd};
+use std::time::Duration;
 
 use mio::Interest;
 use mio::unix::SourceFd;
@@ -12,6 +14,7 @@ use super::token::Source;
 use crate::primary::dialect::native::Native;
 use crate::primary::lanes::Figures;
 use crate::primary::lifecycle;
+use crate::primary::recycle::Usage;
 use crate::primary::supervisor::{Effect, Ended, Event, KillReason, ReloadEnd};
 use crate::primary::workers::Worker;
 use crate::protocol::bootstrap;
@@ -21,6 +24,11 @@ use crate::protocol::scoreboard::Scoreboard;
 use crate::protocol::time::Monotonic;
 use crate::sys::process::{Exit, Launch, Process};
 use crate::sys::signals::Signal;
+
+/// How often workers' limits are looked at, if they have any.
+const DUE_LOOK_EVERY: Duration = Duration::from_millis(250);
+/// When a worker whose replacement failed is tried again.
+const DUE_AGAIN: Duration = Duration::from_secs(30);
 
 impl Primary {
     pub(super) fn decide(&mut self, event: Event) {
@@ -88,7 +96,15 @@ impl Primary {
         registry.register(&mut SourceFd(&dialect.as_fd().as_raw_fd()), control, Interest::READABLE)?;
         registry.register(&mut SourceFd(&process.as_fd().as_raw_fd()), exit, Interest::READABLE)?;
         let pid = process.pid();
-        self.workers.enter(Worker::new(id, slot, self.supervisor.generation(), process, dialect, board));
+        self.workers.enter(Worker::new(
+            id,
+            slot,
+            self.supervisor.generation(),
+            process,
+            dialect,
+            board,
+            self.settings.recycle.draw(chance(id)),
+        ));
         Ok(pid)
     }
 
@@ -101,6 +117,29 @@ impl Primary {
                 log::error!("reload stopped: the new worker failed: {why} [the old ones go on]");
             }
             ReloadEnd::Stopping => log::warn!("no reload: croupier is stopping"),
+        }
+    }
+
+    /// Whose limits are reached goes to the supervisor; again after a while, should its replacement have failed.
+    pub(super) fn look_for_due(&mut self, now: Monotonic) {
+        self.next_due_look = Some(now + DUE_LOOK_EVERY);
+        let watch_rss = self.settings.recycle.rss_bytes.is_some();
+        let mut due = Vec::new();
+        for worker in self.workers.iter_mut() {
+            let told = worker.due_since.is_some_and(|since| now.since(since) < DUE_AGAIN);
+            if told || worker.state() != lifecycle::State::Ready {
+                continue;
+            }
+            let rss_bytes = if watch_rss { worker.process.resident_bytes().unwrap_or(0) } else { 0 };
+            let usage = Usage { taken: worker.figures().taken, age: now.since(worker.started_at), rss_bytes };
+            if let Some(limit) = worker.limits.reached(&usage) {
+                log::info!("worker={} pid={} {limit} reached [recycling]", worker.id, worker.process.pid());
+                worker.due_since = Some(now);
+                due.push(worker.id);
+            }
+        }
+        for id in due {
+            self.decide(Event::RecycleDue(id));
         }
     }
 
@@ -243,4 +282,9 @@ impl Primary {
             self.carry_out(effect);
         }
     }
+}
+
+/// A number by chance: the standard library seeds every `RandomState` anew.
+fn chance(id: WorkerId) -> u64 {
+    RandomState::new().hash_one(id)
 }

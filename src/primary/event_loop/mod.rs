@@ -47,6 +47,8 @@ pub struct Primary {
     unasked_at: Option<Monotonic>,
     /// When to look for workers that do not take; `None` while nothing is untaken.
     next_look: Option<Monotonic>,
+    /// When to look for workers that have served long enough; `None` if nothing makes them due.
+    next_due_look: Option<Monotonic>,
     /// Lanes with connections that were given back and could not be received yet.
     unheard: Vec<(WorkerId, LaneId)>,
     buffer: Buffer,
@@ -79,6 +81,7 @@ impl Primary {
     /// [`StartError`]; what was bound is released again.
     pub fn bind(settings: Settings) -> Result<Self, StartError> {
         let poll = Poll::new()?;
+        let next_due_look = (!settings.recycle.is_off()).then(Monotonic::now);
         let mut listeners = Vec::new();
         for address in &settings.listeners {
             let mut listener = Listener::bind(address, settings.backlog)?;
@@ -99,6 +102,7 @@ impl Primary {
             is_ending: false,
             unasked_at: None,
             next_look: None,
+            next_due_look,
             unheard: Vec::new(),
             buffer: Buffer::default(),
         })
@@ -154,7 +158,7 @@ impl Primary {
     fn timeout(&self) -> Option<Duration> {
         let redeal_timeout = self.settings.redeal_timeout;
         let of_listeners = self.listeners.iter().filter_map(|listener| listener.deadline(redeal_timeout));
-        let others = [self.supervisor.deadline(), self.unasked_at, self.next_look];
+        let others = [self.supervisor.deadline(), self.unasked_at, self.next_look, self.next_due_look];
         let due = of_listeners.chain(others.into_iter().flatten()).min()?;
         Some(due.since(Monotonic::now()))
     }
@@ -179,6 +183,9 @@ impl Primary {
         }
         if self.next_look.is_some_and(|at| now >= at) {
             self.look_for_stalls(now);
+        }
+        if self.next_due_look.is_some_and(|at| now >= at) {
+            self.look_for_due(now);
         }
     }
 
