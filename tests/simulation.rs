@@ -458,7 +458,7 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
         1 => Just(Step::Exhaust),
         2 => (1u64..20).prop_map(Step::Pass),
     ];
-    prop::collection::vec(step, 0..300)
+    prop::collection::vec(step, 0..150)
 }
 
 proptest! {
