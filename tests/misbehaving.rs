@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use croupier::protocol::bootstrap::WORKER_ID;
 use croupier::protocol::control::FromWorker;
+use croupier::protocol::control_channel::ControlChannel;
 use croupier::protocol::ids::LaneId;
 use nix::sys::socket::{Shutdown, shutdown};
 
@@ -226,11 +227,8 @@ fn misbehave(bare: &Bare, mode: &str) {
         "deal: wrong byte" => roles::send_raw(deal, b"\x07"),
         "deal: long" => roles::send_raw(deal, &[1; 1000]),
         "deal: a descriptor" => {
-            use nix::sys::socket::{ControlMessage, MsgFlags, sendmsg};
-            use std::os::fd::AsRawFd;
-            let (byte, stdin) = ([std::io::IoSlice::new(&[1])], [0]);
-            let rights = [ControlMessage::ScmRights(&stdin)];
-            sendmsg::<()>(deal.as_raw_fd(), &byte, &rights, MsgFlags::empty(), None).unwrap();
+            let channel = ControlChannel::from_fd(deal.try_clone_to_owned().unwrap());
+            channel.send(&"a message of the other channel", Some(std::io::stdin().as_fd())).unwrap();
         }
         "deal: shut" => {
             use std::os::fd::AsRawFd;
@@ -238,7 +236,9 @@ fn misbehave(bare: &Bare, mode: &str) {
             eprintln!("worker=1 is shut");
         }
         "board: taken without deals" => {
-            (0..1000).for_each(|_| drop(bare.board.count_taken(Duration::ZERO)));
+            for _ in 0..1000 {
+                let _ = bare.board.count_taken(Duration::ZERO);
+            }
             bare.end.kick();
         }
         "board: closed before taken" => {
