@@ -273,18 +273,21 @@ fn worker_that_keeps_guards() {
         return;
     }
     let listener = listen(&ListenOptions::new().connections_max(1));
-    let kept: Mutex<Vec<CountGuard>> = Mutex::default();
+    let kept: Mutex<Option<Vec<CountGuard>>> = Mutex::new(Some(Vec::new()));
     std::thread::scope(|scope| {
         scope.spawn(|| {
             wait_until("the test says so", || Path::new(&roles::variable(GO)).exists());
-            kept.lock().unwrap().clear();
+            // From now on none is kept.
+            *kept.lock().unwrap() = None;
         });
         while let Some(connection) = listener.accept().unwrap() {
             let (stream, guard) = connection.into_parts();
             http::answer(Both(&stream), "1").unwrap();
-            kept.lock().unwrap().push(guard);
             drop(stream);
-            eprintln!("guard kept");
+            if let Some(kept) = &mut *kept.lock().unwrap() {
+                kept.push(guard);
+                eprintln!("guard kept");
+            }
         }
     });
 }
