@@ -197,7 +197,18 @@ fn a_command_of_another_protocol_ends_with_5_and_leaves_nobody_behind() {
     let mark = format!("{MARK}={}", mark("other-protocol"));
     // The shell cannot send packets, but a closed channel is a worker that hung up before it listened.
     let script = "eval \"exec $CROUPIER_CHANNEL>&-\"; sleep 1000";
-    let options = ["--workers", "1", "--start-timeout", "1s", "--shutdown-timeout", "1s", "--respawn-burst", "2/60", "--env", &mark];
+    let options = [
+        "--workers",
+        "1",
+        "--start-timeout",
+        "1s",
+        "--shutdown-timeout",
+        "1s",
+        "--respawn-burst",
+        "2/60",
+        "--env",
+        &mark,
+    ];
     let mut run = support::run(&options);
     run.args(["--", "bash", "-c", script]);
     assert_fails(run, 5, &["bash -c"]);

@@ -16,7 +16,10 @@ fn four_hundred_connections_go_round_four_workers_in_strict_rotation() {
     let workers: Vec<u32> = (0..400)
         .map(|_| {
             let response = http::get(&address).unwrap();
-            assert_eq!((response.status, response.body), (200, format!("hello from worker {}\n", worker_of(&response.head))));
+            assert_eq!(
+                (response.status, response.body),
+                (200, format!("hello from worker {}\n", worker_of(&response.head)))
+            );
             worker_of(&response.head)
         })
         .collect();

@@ -107,7 +107,8 @@ fn is_ended_and_nobody_notices(mode: &str, why: &str) {
 fn a_worker_that_hangs_up_gets_no_more_connections_and_keeps_those_that_it_has() {
     let directory = Directory::new();
     let trigger_option = format!("--env={TRIGGER}={}", directory.file("trigger"));
-    let options = ["--workers", "2", "--shutdown-timeout", "300ms", &trigger_option, "--env", "CROUPIER_TEST_MODE=hang up"];
+    let options =
+        ["--workers", "2", "--shutdown-timeout", "300ms", &trigger_option, "--env", "CROUPIER_TEST_MODE=hang up"];
     let croupier = Croupier::of_role(&options, "worker_that_misbehaves");
     let address = croupier.wait_ready(2);
     std::fs::write(directory.file("trigger"), "now").unwrap();

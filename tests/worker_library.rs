@@ -157,7 +157,10 @@ fn an_address_that_is_not_declared_is_refused_with_those_that_are() {
     let croupier = Croupier::of_role(&options, "worker_that_asks");
     let line = croupier.log().wait_for("refused with");
     let declared = croupier.log().wait_for_count("dealing ", 2);
-    let addresses: Vec<&str> = declared.iter().filter_map(|line| line.split(' ').find(|word| word.contains("]:") || word.starts_with("127."))).collect();
+    let addresses: Vec<&str> = declared
+        .iter()
+        .filter_map(|line| line.split(' ').find(|word| word.contains("]:") || word.starts_with("127.")))
+        .collect();
     assert_eq!(addresses.len(), 2, "{declared:?}");
     for part in ["AddrNotAvailable", "127.0.0.1:1 is not declared", addresses[0], addresses[1]] {
         assert!(line.contains(part), "no {part} in {line}");
@@ -228,7 +231,8 @@ fn worker_with_threads() {
         return;
     }
     let listener = listen(&ListenOptions::new());
-    let who = std::env::var("CROUPIER_TEST_ADDRESS").map_or_else(|_| roles::join().id().to_string(), |_| "alone".into());
+    let who =
+        std::env::var("CROUPIER_TEST_ADDRESS").map_or_else(|_| roles::join().id().to_string(), |_| "alone".into());
     eprintln!("listens on {}", listener.address());
     let served = AtomicUsize::new(0);
     std::thread::scope(|scope| {

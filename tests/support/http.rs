@@ -129,7 +129,8 @@ pub fn answer(mut stream: impl Read + Write, who: &str) -> io::Result<bool> {
         }
     }
     let body = format!("hello from worker {who}\n");
-    let head = format!("HTTP/1.1 200 OK\r\ncontent-length: {}\r\nx-worker: {who}\r\nconnection: close\r\n\r\n", body.len());
+    let head =
+        format!("HTTP/1.1 200 OK\r\ncontent-length: {}\r\nx-worker: {who}\r\nconnection: close\r\n\r\n", body.len());
     stream.write_all([head, body].concat().as_bytes())?;
     Ok(true)
 }

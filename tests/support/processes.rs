@@ -59,7 +59,10 @@ pub fn wait_stopped(pid: i32) {
 pub fn environment(pid: i32) -> BTreeMap<String, String> {
     let bytes = fs::read(format!("/proc/{pid}/environ")).unwrap_or_default();
     let text = String::from_utf8_lossy(&bytes).into_owned();
-    text.split('\0').filter_map(|entry| entry.split_once('=')).map(|(name, value)| (name.into(), value.into())).collect()
+    text.split('\0')
+        .filter_map(|entry| entry.split_once('='))
+        .map(|(name, value)| (name.into(), value.into()))
+        .collect()
 }
 
 /// Whether a primary started it.
