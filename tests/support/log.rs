@@ -2,7 +2,7 @@
 
 use std::fmt;
 use std::io::{BufRead, BufReader, Read};
-use std::sync::{Arc, Condvar, Mutex};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 use std::time::Instant;
 
 use super::DEADLINE;
@@ -37,7 +37,7 @@ impl Log {
                 collector.push(String::from_utf8_lossy(&line).trim_end().to_owned());
                 line.clear();
             }
-            collector.shared.state.lock().unwrap().ended = true;
+            collector.lock().ended = true;
             collector.shared.changed.notify_all();
         });
         log
@@ -45,16 +45,21 @@ impl Log {
 
     /// Adds a line that the test has read itself.
     pub fn push(&self, line: String) {
-        self.shared.state.lock().unwrap().lines.push(line);
+        self.lock().lines.push(line);
         self.shared.changed.notify_all();
     }
 
+    /// Nobody panics while holding the lock.
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.shared.state.lock().expect("see above")
+    }
+
     pub fn lines(&self) -> Vec<String> {
-        self.shared.state.lock().unwrap().lines.clone()
+        self.lock().lines.clone()
     }
 
     pub fn count(&self, text: &str) -> usize {
-        self.shared.state.lock().unwrap().lines.iter().filter(|line| line.contains(text)).count()
+        self.lock().lines.iter().filter(|line| line.contains(text)).count()
     }
 
     /// The first line that contains `text`.
@@ -77,7 +82,7 @@ impl Log {
     #[track_caller]
     pub fn wait_until<T>(&self, what: &str, mut find: impl FnMut(&[String]) -> Option<T>) -> T {
         let deadline = Instant::now() + DEADLINE;
-        let mut state = self.shared.state.lock().unwrap();
+        let mut state = self.lock();
         loop {
             if let Some(found) = find(&state.lines) {
                 return found;
@@ -97,10 +102,13 @@ impl Log {
     #[track_caller]
     pub fn wait_end(&self) -> Vec<String> {
         let deadline = Instant::now() + DEADLINE;
-        let mut state = self.shared.state.lock().unwrap();
+        let mut state = self.lock();
         while !state.ended {
             let left = deadline.saturating_duration_since(Instant::now());
-            assert!(!left.is_zero(), "somebody still has the log open:\n{}", state.lines.join("\n"));
+            if left.is_zero() {
+                drop(state);
+                panic!("somebody still has the log open:\n{self}");
+            }
             state = self.shared.changed.wait_timeout(state, left).unwrap().0;
         }
         state.lines.clone()
