@@ -23,10 +23,12 @@ fn find_program(settings: &Settings) -> Result<(), Failure> {
     let program = Path::new(&settings.command.program);
     let has_slash = program.components().count() > 1 || program.is_absolute();
     let path = std::env::var_os("PATH").unwrap_or_default();
+    // To a directory X_OK means that it may be entered.
+    let is_executable = |file: &Path| file.is_file() && access(file, AccessFlags::X_OK).is_ok();
     let found = if has_slash {
-        access(program, AccessFlags::X_OK).is_ok()
+        is_executable(program)
     } else {
-        std::env::split_paths(&path).any(|folder| access(&folder.join(program), AccessFlags::X_OK).is_ok())
+        std::env::split_paths(&path).any(|folder| is_executable(&folder.join(program)))
     };
     if found {
         return Ok(());

@@ -75,7 +75,7 @@ fn usage(error: &clap::Error) -> ExitCode {
     let text = error.render().to_string();
     let mut lines = text.lines().map(str::trim).filter(|line| !line.is_empty());
     let what = lines.next().unwrap_or_default().trim_start_matches("error: ").to_owned();
-    let missing: Vec<&str> = lines.clone().take_while(|line| line.starts_with('<')).collect();
+    let missing: Vec<&str> = lines.clone().take_while(|line| line.starts_with(['<', '['])).collect();
     let tip = lines.find_map(|line| line.strip_prefix("tip: "));
     let mut line = [vec![what.as_str()], missing].concat().join(" ");
     line += &tip.map_or_else(|| "; see croupier --help".into(), |tip| format!("; {tip}"));

@@ -10,6 +10,7 @@ use std::time::Duration;
 use mio::event::Source;
 use mio::{Interest, Registry, Token};
 use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use super::address::Address;
 use super::returned::{CameBack, Candidate, Found, REASON_COUNT, Reason, Returned};
@@ -343,8 +344,19 @@ impl Listener {
 
     /// Whether an ending has come to its end: everything that there was has been dealt.
     pub fn has_ended(&self) -> bool {
-        let is_empty = !self.readable && self.returned.is_empty();
+        let is_empty = self.is_backlog_empty() && self.returned.is_empty();
         self.socket.is_none() || self.ending == Some(Ending::Emptying) && is_empty
+    }
+
+    /// Nobody waits to be accepted. While no worker has room nobody accepts either, so that no `EAGAIN` has said so:
+    /// then this asks the kernel.
+    fn is_backlog_empty(&self) -> bool {
+        let socket = match &self.socket {
+            Some(Socket::Tcp(listener)) if self.readable => listener.as_fd(),
+            Some(Socket::Unix(listener, _)) if self.readable => listener.as_fd(),
+            Some(_) | None => return true,
+        };
+        poll(&mut [PollFd::new(socket, PollFlags::POLLIN)], PollTimeout::ZERO) == Ok(0)
     }
 
     /// Closes the socket. Returns how many connections nobody took: their clients see the end.

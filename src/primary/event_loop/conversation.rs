@@ -11,7 +11,7 @@ use super::token::Source;
 use super::{Primary, UNASKED_AFTER};
 use crate::primary::dialect::{ListenRequest, Said};
 use crate::primary::lanes::Phase;
-use crate::primary::lifecycle;
+use crate::primary::lifecycle::{self, State};
 use crate::primary::room::Bounds;
 use crate::primary::settings::OPEN_FILES_RESERVED;
 use crate::primary::supervisor::Event;
@@ -107,6 +107,10 @@ impl Primary {
         self.poll.registry().register(&mut SourceFd(&ends.0.as_fd().as_raw_fd()), token, Interest::READABLE)?;
         let address = listener.address().to_string();
         worker.dialect.grant(wanted.request, lane_id, address, ends.1.as_fd())?;
+        if worker.state() == State::Draining {
+            // Its other lanes were ended when it was told to finish; this one must not keep it.
+            ends.0.end();
+        }
         worker.open_lane(lane_id, index, ends, bounds);
         Ok(())
     }

@@ -1,0 +1,71 @@
+//! What a worker's process is born with: nothing of the primary's but what it needs.
+
+mod support;
+
+use std::collections::BTreeMap;
+
+use support::{Croupier, processes, wait_until};
+
+/// The worst parent: ignored and blocked signals, a stray descriptor, a low soft limit, leftovers of another primary.
+const PRELUDE: &str = "trap '' HUP INT QUIT TERM USR1 USR2 PIPE CHLD; exec 7</dev/null; ulimit -Sn 512; \
+     export CROUPIER_CHANNEL=7 CROUPIER_WORKER_ID=99 CROUPIER_GENERATION=99 KEPT=kept";
+
+/// Signals 32 and 33 are libc's own: it lets nobody touch them, and uses them only with handlers of its own.
+const OF_LIBC_ITSELF: u64 = 0b11 << 31;
+
+#[test]
+fn a_worker_starts_with_clean_descriptors_signals_limits_and_environment() {
+    let mut run = support::run_after(PRELUDE, &["--workers", "2", "--env", "ADDED=added"]);
+    run.args(["--", "sleep", "1000"]);
+    let croupier = Croupier::spawn(run);
+    let primary = croupier.pid();
+    croupier.wait_started(2);
+    let kept = environment_without_ours(primary);
+    assert_eq!(kept.get("KEPT").map(String::as_str), Some("kept"));
+    for id in [1, 2] {
+        let worker = croupier.wait_started(id).pid;
+        let environment = processes::environment(worker);
+        let channel: i32 = environment["CROUPIER_CHANNEL"].parse().unwrap();
+        // The program's loader opens files of its own for a moment.
+        wait_until("descriptors 0, 1, 2 and the channel", || processes::descriptors(worker) == [0, 1, 2, channel]);
+        for set in ["SigBlk", "SigIgn", "SigCgt"] {
+            let mask = u64::from_str_radix(&processes::status(worker, set).unwrap(), 16).unwrap();
+            assert_eq!(mask & !OF_LIBC_ITSELF, 0, "{set} is {mask:x}");
+        }
+        assert_eq!(processes::stat(worker).unwrap().group, worker, "a process group of its own");
+        let (_, hard) = processes::open_files_limits(primary).unwrap();
+        assert_eq!(processes::open_files_limits(worker), Some((512, hard)));
+
+        let mut expected = kept.clone();
+        expected.insert("ADDED".into(), "added".into());
+        assert_eq!(environment_without_ours(worker), expected);
+        assert_eq!(environment["CROUPIER_WORKER_ID"], id.to_string());
+        assert_eq!(environment["CROUPIER_GENERATION"], "0");
+    }
+    let (soft, hard) = processes::open_files_limits(primary).unwrap();
+    assert_eq!(soft, hard, "the primary itself takes all that it may");
+}
+
+#[test]
+fn chdir_says_where_workers_run() {
+    let directory = support::Directory::new();
+    let path = directory.path().canonicalize().unwrap();
+    let croupier = Croupier::of_command(&["--workers", "1", "--chdir", path.to_str().unwrap()], &["sleep", "1000"]);
+    let worker = croupier.wait_started(1).pid;
+    assert_eq!(std::fs::read_link(format!("/proc/{worker}/cwd")).unwrap(), path);
+}
+
+/// Signals that its parent had ignored still reach the primary.
+#[test]
+fn a_primary_with_ignored_signals_still_obeys_them() {
+    let mut croupier = Croupier::spawn(support::run_after(PRELUDE, &["--workers", "1"]));
+    let address = croupier.wait_ready(1);
+    assert_eq!(support::http::get(&address).unwrap().status, 200);
+    assert_eq!(croupier.terminate(), Some(0));
+}
+
+fn environment_without_ours(pid: i32) -> BTreeMap<String, String> {
+    let mut environment = processes::environment(pid);
+    environment.retain(|name, _| !name.starts_with("CROUPIER_"));
+    environment
+}
