@@ -1,5 +1,6 @@
 //! Dealing: one connection after the other to the worker whose turn it is. The only code that runs per connection.
 
+use std::io;
 use std::os::fd::AsFd;
 use std::time::Duration;
 
@@ -7,7 +8,7 @@ use nix::errno::Errno;
 
 use super::lanes::Lane;
 use super::listeners::{Listener, Next};
-use super::returned::Candidate;
+use super::returned::{CameBack, Candidate};
 use super::room::Impossible;
 use super::workers::Register;
 use crate::protocol::ids::{LaneId, WorkerId};
@@ -27,8 +28,10 @@ pub enum Stopped {
     NoRoom,
     /// The turn is over; there may be more.
     TurnOver,
-    /// A worker cannot be dealt to any more: end it, and go on.
-    BadWorker(WorkerId, String),
+    /// A worker's counts make no sense: replace it, and go on.
+    BadAccount(WorkerId, Impossible),
+    /// A worker's deal channel is shut: end it, and go on.
+    BadChannel(WorkerId, io::Error),
 }
 
 /// Deals from `listener` until one of [`Stopped`].
@@ -45,7 +48,7 @@ pub fn deal(listener: &mut Listener, workers: &mut Register, sequence: &mut u64,
             next = listener.next_for(worker, sequence, now);
         }
         let candidate = match next {
-            Next::Connection(candidate) => candidate,
+            Next::Connection(candidate) => counted(candidate, workers),
             Next::Nothing | Next::NotForThisWorker | Next::Resting => return Stopped::NothingToDeal,
         };
         let Some(lane) = workers.lane_mut(worker, lane) else {
@@ -60,6 +63,16 @@ pub fn deal(listener: &mut Listener, workers: &mut Register, sequence: &mut u64,
         }
     }
     Stopped::TurnOver
+}
+
+/// Tells the account of a lane that has ended, and whose worker lives, what has come out of its queue.
+fn counted(candidate: Candidate, workers: &mut Register) -> Candidate {
+    if let Some(CameBack { from, uncounted: Some(lane), .. }) = candidate.came_back
+        && let Some(lane) = workers.lane_mut(from, lane)
+    {
+        lane.count_received_back();
+    }
+    candidate
 }
 
 /// Who sits at `slot`. A slot where nobody sits has no room.
@@ -80,7 +93,7 @@ fn deal_one(
     candidate: Candidate,
     now: Monotonic,
 ) -> Result<bool, Stopped> {
-    let bad_account = |impossible: Impossible| Stopped::BadWorker(worker, impossible.to_string());
+    let bad_account = |impossible| Stopped::BadAccount(worker, impossible);
     let Err(error) = lane.deal(&candidate.record, candidate.connection.as_fd()) else {
         listener.rotation.advance(slot);
         listener.counters.dealt += 1;
@@ -93,9 +106,7 @@ fn deal_one(
     match error.raw_os_error().map(Errno::from_raw) {
         Some(Errno::EAGAIN) => lane.ask_for_kick_at_next_take().map_err(bad_account),
         // Its exit, or its end, takes it out of the rotation.
-        Some(Errno::EPIPE | Errno::ECONNRESET) => {
-            Err(Stopped::BadWorker(worker, format!("its deal channel is shut: {error}")))
-        }
+        Some(Errno::EPIPE | Errno::ECONNRESET) => Err(Stopped::BadChannel(worker, error)),
         // ETOOMANYREFS is per user, ENOBUFS and ENOMEM are the machine's: no other worker would do better.
         _ => {
             listener.rest("cannot deal", &error, now + DEAL_PAUSE);

@@ -201,11 +201,14 @@ impl Lane {
         Figures { dealt, reclaimed, taken: counts.taken, closed: counts.closed, untaken: untaken as u64 }
     }
 
-    /// It has ended, everything that was taken is closed, and nothing waits: its number is free.
-    pub fn is_deserted(&self) -> bool {
-        let counts = self.board.counts();
-        let nothing_waits = self.retained.as_ref().is_none_or(|retained| retained.untaken() == 0);
-        self.phase == Phase::Ended && counts.taken == counts.closed && nothing_waits
+    /// It has ended, and everything that was dealt has come back or is closed: its number is free.
+    pub fn is_deserted(&mut self) -> bool {
+        self.phase == Phase::Ended && self.account.observe(self.board.counts()).is_ok() && self.account.open() == 0
+    }
+
+    /// One of its connections has come out of the queue that it left to its listener.
+    pub fn count_received_back(&mut self) {
+        self.account.count_reclaimed();
     }
 }
 

@@ -62,7 +62,8 @@ struct SocketFile {
 
 #[derive(Debug, Clone, Copy)]
 struct Rest {
-    until: Monotonic,
+    /// `None`: it is over, and whether it helped is not known yet.
+    until: Option<Monotonic>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -187,7 +188,7 @@ impl Listener {
 
     /// Whether it is worth calling [`next`](Self::next) now.
     pub fn may_have_connections(&self, now: Monotonic) -> bool {
-        if self.rest.is_some_and(|rest| now < rest.until) {
+        if self.rest.and_then(|rest| rest.until).is_some_and(|until| now < until) {
             return false;
         }
         !self.returned.is_empty() || self.readable && self.socket.is_some()
@@ -212,7 +213,7 @@ impl Listener {
 
     /// Takes a connection back that could not be dealt; it is among the next ones again.
     pub fn put_back(&mut self, candidate: Candidate, from: WorkerId, now: Monotonic) {
-        let never = CameBack { reason: Reason::Unsent, at: now, from };
+        let never = CameBack { reason: Reason::Unsent, at: now, from, uncounted: None };
         self.returned.hold(candidate.record, candidate.connection, candidate.came_back.unwrap_or(never));
     }
 
@@ -252,7 +253,7 @@ impl Listener {
 
     /// Rests until `until`, whatever there is to deal. Says so once, until [`resume`](Self::resume).
     pub fn rest(&mut self, what: &str, error: &io::Error, until: Monotonic) -> Next {
-        if self.rest.replace(Rest { until }).is_none() {
+        if self.rest.replace(Rest { until: Some(until) }).is_none() {
             log::warn!("listener={} {what}: {error} [clients wait in the backlog; trying again]", self.address);
         }
         Next::Resting
@@ -288,11 +289,11 @@ impl Listener {
                     return Next::Nothing;
                 }
                 Err(error) => match error.raw_os_error().map(Errno::from_raw) {
-                    Some(Errno::EMFILE | Errno::ENFILE | Errno::ENOBUFS | Errno::ENOMEM) => {
-                        return self.rest("cannot accept", &error, now + ACCEPT_PAUSE);
+                    Some(errno) if concerns_the_client(errno) => {
+                        log::debug!("accept on {}: {error} [skipped]", self.address);
                     }
-                    // The client has gone again (ECONNABORTED, and all the network errors of accept(2)): the next one.
-                    _ => log::debug!("accept on {}: {error} [skipped]", self.address),
+                    // Whatever else it is, it may be so again the next time, and the next.
+                    _ => return self.rest("cannot accept", &error, now + ACCEPT_PAUSE),
                 },
             }
         }
@@ -305,7 +306,7 @@ impl Listener {
             Some(Ending::Quieting { until }) => Some(until),
             Some(Ending::Emptying) | None => None,
         };
-        let rested_at = self.rest.map(|rest| rest.until).filter(|_| self.socket.is_some());
+        let rested_at = self.rest.and_then(|rest| rest.until);
         [rested_at, quiet_at, self.returned.deadline(redeal_timeout)].into_iter().flatten().min()
     }
 
@@ -328,6 +329,9 @@ impl Listener {
     /// The quiet time of an ending may be over: handshakes that completed in it are in the backlog now. And nobody
     /// waits for ever for a worker to take it.
     pub fn let_time_pass(&mut self, now: Monotonic, redeal_timeout: Duration) {
+        if let Some(rest) = &mut self.rest {
+            rest.until = rest.until.filter(|until| now < *until);
+        }
         let expired = self.returned.expire(redeal_timeout, now);
         if expired > 0 {
             self.counters.expired += expired as u64;
@@ -415,6 +419,25 @@ fn is_abandoned(path: &Path) -> bool {
     let is_socket = std::fs::symlink_metadata(path).is_ok_and(|file| file.file_type().is_socket());
     let connected = std::os::unix::net::UnixStream::connect(path);
     is_socket && connected.is_err_and(|error| error.kind() == io::ErrorKind::ConnectionRefused)
+}
+
+/// Errors that are pending on the new connection, and gone with it. Source: accept(2), error handling.
+fn concerns_the_client(errno: Errno) -> bool {
+    matches!(
+        errno,
+        Errno::ECONNABORTED
+            | Errno::EINTR
+            | Errno::EPROTO
+            | Errno::EPERM
+            | Errno::ENETDOWN
+            | Errno::ENOPROTOOPT
+            | Errno::EHOSTDOWN
+            | Errno::ENONET
+            | Errno::EHOSTUNREACH
+            | Errno::EOPNOTSUPP
+            | Errno::ENETUNREACH
+            | Errno::ETIMEDOUT
+    )
 }
 
 fn listen_backlog(backlog: u32) -> i32 {

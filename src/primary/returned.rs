@@ -14,7 +14,7 @@ use nix::errno::Errno;
 
 use crate::protocol::Wait;
 use crate::protocol::deal_channel::{FromBelow, PrimaryEnd, Took, WorkerEnd};
-use crate::protocol::ids::WorkerId;
+use crate::protocol::ids::{LaneId, WorkerId};
 use crate::protocol::record::Record;
 use crate::protocol::time::Monotonic;
 use crate::sys::fd_passing;
@@ -58,6 +58,8 @@ pub struct CameBack {
     pub at: Monotonic,
     /// Who had it: it does not go there again while anybody else is ready.
     pub from: WorkerId,
+    /// It has come straight out of the queue of this lane, whose account does not know it yet.
+    pub uncounted: Option<LaneId>,
 }
 
 /// The connections that came back to one listener.
@@ -97,19 +99,21 @@ pub enum Found {
 impl Returned {
     /// Holds a connection.
     pub fn hold(&mut self, record: Record, connection: OwnedFd, came_back: CameBack) {
+        let came_back = CameBack { uncounted: None, ..came_back };
         let index = self.held.partition_point(|(held, ..)| held.sequence <= record.sequence);
         self.held.insert(index, (record, connection, came_back));
     }
 
     /// Takes over what `from` has not taken and never will: it is dead, or its lane has ended.
-    pub fn inherit_untaken(&mut self, end: WorkerEnd, from: WorkerId, at: Monotonic) {
-        let came_back = CameBack { reason: Reason::Untaken, at, from };
+    pub fn inherit_untaken(&mut self, end: WorkerEnd, from: (WorkerId, LaneId), at: Monotonic) {
+        let (from, lane) = from;
+        let came_back = CameBack { reason: Reason::Untaken, at, from, uncounted: Some(lane) };
         self.queues.push(Queue { end: QueueEnd::Untaken(end), came_back });
     }
 
     /// Takes over what `from` gave back before it died.
     pub fn inherit_given_back(&mut self, end: PrimaryEnd, from: WorkerId, at: Monotonic) {
-        let came_back = CameBack { reason: Reason::GivenBack, at, from };
+        let came_back = CameBack { reason: Reason::GivenBack, at, from, uncounted: None };
         self.queues.push(Queue { end: QueueEnd::GivenBack(end), came_back });
     }
 
@@ -127,7 +131,7 @@ impl Returned {
     /// can wait for them.
     ///
     /// # Errors
-    /// `EMFILE`: there is no descriptor to receive it with. It stays in its queue; again later.
+    /// `EMFILE`, `ENOMEM`: there is nothing to receive it with. It stays in its queue; again later.
     pub fn next_for(&mut self, worker: WorkerId, any_other: bool) -> io::Result<Found> {
         let may_go = |came_back: &CameBack| !any_other || came_back.from != worker;
         loop {
@@ -219,7 +223,9 @@ impl Queue {
                         Ok(Took::Connection(record, connection)) => Ok((record, connection)),
                         Ok(Took::Lost(record)) => Err(record),
                         Ok(Took::Probe) => continue,
-                        Ok(Took::End) | Err(_) => return Ok(None),
+                        Ok(Took::End) => return Ok(None),
+                        Err(error) if error.kind() == io::ErrorKind::InvalidData => continue,
+                        Err(error) => return Err(error),
                     }
                 }
                 QueueEnd::GivenBack(end) => {
@@ -268,7 +274,7 @@ mod tests {
     }
 
     fn came_back(from: WorkerId) -> CameBack {
-        CameBack { reason: Reason::GivenBack, at: Monotonic { ns: 1 }, from }
+        CameBack { reason: Reason::GivenBack, at: Monotonic { ns: 1 }, from, uncounted: None }
     }
 
     fn next(returned: &mut Returned, worker: WorkerId, any_other: bool) -> Option<u64> {
@@ -288,8 +294,8 @@ mod tests {
     #[test]
     fn the_oldest_comes_first_wherever_it_waits() {
         let mut returned = Returned::default();
-        returned.inherit_untaken(untaken(&[2, 5]), A, Monotonic::default());
-        returned.inherit_untaken(untaken(&[1, 6]), A, Monotonic::default());
+        returned.inherit_untaken(untaken(&[2, 5]), (A, LaneId(0)), Monotonic::default());
+        returned.inherit_untaken(untaken(&[1, 6]), (A, LaneId(1)), Monotonic::default());
         returned.hold(record(4), some_fd(), came_back(A));
         returned.hold(record(3), some_fd(), came_back(A));
         let order: Vec<_> = std::iter::from_fn(|| next(&mut returned, B, true)).collect();
@@ -324,7 +330,7 @@ mod tests {
     fn what_nobody_takes_expires() {
         let mut returned = Returned::default();
         returned.hold(record(1), some_fd(), came_back(A));
-        returned.inherit_untaken(untaken(&[2, 3]), A, Monotonic { ns: 5 });
+        returned.inherit_untaken(untaken(&[2, 3]), (A, LaneId(0)), Monotonic { ns: 5 });
         let timeout = Duration::from_nanos(10);
         assert_eq!(returned.deadline(timeout), Some(Monotonic { ns: 11 }));
         assert_eq!(returned.expire(timeout, Monotonic { ns: 11 }), 1);

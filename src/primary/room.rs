@@ -58,12 +58,13 @@ impl Account {
 
     /// Dealt and, as far as was seen, not yet taken.
     pub fn untaken(&self) -> u64 {
-        self.given() - self.seen.taken
+        // A worker that lied about its takes may have been reclaimed from below them: that is no room, not a panic.
+        self.given().saturating_sub(self.seen.taken)
     }
 
     /// Dealt and, as far as was seen, not yet closed.
     pub fn open(&self) -> u64 {
-        self.given() - self.seen.closed
+        self.given().saturating_sub(self.seen.closed)
     }
 
     /// Connections dealt so far, those that were received back included.
@@ -159,6 +160,16 @@ mod tests {
         assert_eq!(account.kick_at(), KickAt { taken: NO_KICK, closed: 1 });
         account.observe(Counts { taken: 1, closed: 1 }).unwrap();
         assert!(account.has_room());
+    }
+
+    #[test]
+    fn a_worker_that_lied_about_its_takes_is_found_out_when_they_are_reclaimed() {
+        let mut account = account(4, 4);
+        deal(&mut account, 4);
+        account.observe(Counts { taken: 4, closed: 4 }).unwrap();
+        (0..4).for_each(|_| account.count_reclaimed());
+        assert_eq!((account.untaken(), account.open()), (0, 0));
+        assert!(account.observe(Counts { taken: 4, closed: 4 }).is_err());
     }
 
     #[test]

@@ -36,6 +36,8 @@ pub struct Worker {
     pub dialect: Native,
     /// Its scoreboard.
     pub board: Arc<Scoreboard>,
+    /// Its process has ended; what it had said is still being heard.
+    pub has_exited: bool,
     /// When its process was started.
     pub started_at: Monotonic,
     /// Said in `hello`; 0 before.
@@ -119,6 +121,7 @@ impl Worker {
             started_at: Monotonic::now(),
             limits,
             due_since: None,
+            has_exited: false,
             open_files_max: 0,
             ready_since: None,
             state: State::Starting,
@@ -155,14 +158,14 @@ impl Worker {
         self.lanes().map(|(id, _)| id).collect()
     }
 
-    /// The smallest lane number that is free, or `None` at [`LANES_MAX`]. One that has ended is not free as long as
-    /// its connections are open: they go on counting on its part of the scoreboard.
-    pub fn free_lane(&self) -> Option<LaneId> {
-        let is_free = |id: &LaneId| match self.lanes.get(usize::from(id.0)) {
-            Some(Some(lane)) => lane.is_deserted(),
-            Some(None) | None => true,
-        };
-        (0..LANES_MAX as u8).map(LaneId).find(is_free)
+    /// A lane number that is free, or `None` at [`LANES_MAX`]: one that was never used, else one that has ended and
+    /// whose connections are all accounted for. Before that they go on counting on its part of the scoreboard.
+    pub fn free_lane(&mut self) -> Option<LaneId> {
+        if self.lanes.len() < LANES_MAX {
+            return Some(LaneId(self.lanes.len() as u8));
+        }
+        let index = self.lanes.iter_mut().position(|lane| lane.as_mut().is_none_or(Lane::is_deserted))?;
+        Some(LaneId(index as u8))
     }
 
     /// Adds a lane under a number of [`free_lane`](Self::free_lane).
@@ -173,8 +176,9 @@ impl Worker {
     }
 
     /// Takes its lanes away: its process has ended.
-    pub fn take_lanes(&mut self) -> Vec<Lane> {
-        std::mem::take(&mut self.lanes).into_iter().flatten().collect()
+    pub fn take_lanes(&mut self) -> Vec<(LaneId, Lane)> {
+        let lanes = std::mem::take(&mut self.lanes);
+        (0..).map(LaneId).zip(lanes).filter_map(|(id, lane)| Some((id, lane?))).collect()
     }
 
     /// Whether it takes from any lane.

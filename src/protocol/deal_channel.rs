@@ -93,7 +93,7 @@ impl PrimaryEnd {
             }
         };
         match (&bytes[..received.len], received.fd) {
-            ([], None) => None,
+            ([], None) if fd_passing::peer_has_ended(self.socket.as_fd()).unwrap_or(true) => None,
             ([KICK], None) => Some(FromBelow::Kick),
             (record, fd) => match (Record::decode(record), fd) {
                 (Ok(record), Some(fd)) if record.kind == Kind::Connection => Some(FromBelow::GivenBack(record, fd)),
@@ -297,7 +297,7 @@ mod tests {
         worker.kick();
         assert_eq!(primary.unheard_bytes(), 1);
         assert!(matches!(primary.hear(), Some(FromBelow::Kick)));
-        for garbage in [&b"garbage"[..], &[0; RECORD_BYTES], &[1; RECORD_BYTES + 1], &Record::probe().encode()] {
+        for garbage in [&b""[..], b"garbage", &[0; RECORD_BYTES], &[1; RECORD_BYTES + 1], &Record::probe().encode()] {
             fd_passing::send(worker.as_fd(), garbage, None).unwrap();
             assert!(matches!(primary.hear(), Some(FromBelow::Malformed)), "{garbage:?}");
         }

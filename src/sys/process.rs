@@ -127,6 +127,13 @@ impl Process {
         }
     }
 
+    /// SIGKILL, and sleeps until the process has ended.
+    pub fn kill_and_wait(&self) {
+        self.signal_group(Signal::SIGKILL);
+        self.signal(Signal::SIGKILL);
+        let _ = waitid(Id::PIDFd(self.pidfd.as_fd()), WaitPidFlag::WEXITED);
+    }
+
     /// Resident memory in bytes, or `None` if it has ended. Source: proc(5), statm.
     pub fn resident_bytes(&self) -> Option<u64> {
         let statm = std::fs::read_to_string(format!("/proc/{}/statm", self.pid)).ok()?;

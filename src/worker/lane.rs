@@ -2,6 +2,7 @@
 
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use crate::protocol::Wait;
 use crate::protocol::deal_channel::{Took, WorkerEnd};
@@ -23,12 +24,19 @@ pub(super) struct Lane {
     board: LaneBoard,
     /// Descriptor numbers from here on are too high to keep.
     refuse_from_fd: u64,
+    is_closed: AtomicBool,
 }
 
 impl Lane {
     pub(super) fn new(id: LaneId, end: OwnedFd, board: LaneBoard) -> Self {
         let open_files_max = limits::open_files().map_or(u64::MAX, |limit| limit.soft);
-        Self { id, end: WorkerEnd::from_fd(end), board, refuse_from_fd: open_files_max.saturating_sub(SPARE_FDS) }
+        let refuse_from_fd = open_files_max.saturating_sub(SPARE_FDS);
+        Self { id, end: WorkerEnd::from_fd(end), board, refuse_from_fd, is_closed: AtomicBool::new(false) }
+    }
+
+    /// True once: the primary is to be told. A second time its number may be another lane's.
+    pub(super) fn close(&self) -> bool {
+        !self.is_closed.swap(true, Ordering::Relaxed)
     }
 
     /// Takes and counts the next connection; `None` is the end of the lane. Probes are answered and not shown.

@@ -177,7 +177,9 @@ impl Listener {
     /// Asks the primary to deal no more connections here. Those that were not taken go to other workers; then
     /// `accept` reports the end. Without a primary it does nothing: drop the listener.
     pub fn close(&self) {
-        if let Source::Lane { lane, worker, .. } = &self.source {
+        if let Source::Lane { lane, worker, .. } = &self.source
+            && lane.close()
+        {
             worker.say_close(lane.id);
         }
     }

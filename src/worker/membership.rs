@@ -65,8 +65,16 @@ enum Answer {
     Refused { errno: i32, reason: String },
 }
 
-/// The one membership of this process: `None` until somebody asked, then whether there is one.
-static MEMBERSHIP: Mutex<Option<Option<Worker>>> = Mutex::new(None);
+/// The one membership of this process, once somebody has asked for it.
+static MEMBERSHIP: Mutex<Membership> = Mutex::new(Membership::Unknown);
+
+enum Membership {
+    Unknown,
+    None,
+    Joined(Worker),
+    /// There is a primary, and joining it failed: whoever asks again must not take this process for alone.
+    Failed(io::ErrorKind, String),
+}
 
 impl Worker {
     /// The primary that started this process, or `None` if none did. The first call greets it and removes
@@ -77,10 +85,18 @@ impl Worker {
     /// (it logs why, for instance another version of the protocol).
     pub fn from_env() -> io::Result<Option<Worker>> {
         let mut membership = lock(&MEMBERSHIP);
-        if membership.is_none() {
-            *membership = Some(bootstrap::claim_channel()?.map(Worker::join).transpose()?);
+        if let Membership::Unknown = *membership {
+            *membership = match bootstrap::claim_channel().and_then(|channel| channel.map(Worker::join).transpose()) {
+                Ok(Some(worker)) => Membership::Joined(worker),
+                Ok(None) => Membership::None,
+                Err(error) => Membership::Failed(error.kind(), error.to_string()),
+            };
         }
-        Ok(membership.clone().flatten())
+        match &*membership {
+            Membership::Joined(worker) => Ok(Some(worker.clone())),
+            Membership::Unknown | Membership::None => Ok(None),
+            Membership::Failed(kind, text) => Err(io::Error::new(*kind, text.clone())),
+        }
     }
 
     fn join(channel: OwnedFd) -> io::Result<Worker> {

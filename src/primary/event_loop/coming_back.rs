@@ -11,6 +11,7 @@ use crate::primary::lanes::Phase;
 use crate::primary::returned::{CameBack, Reason};
 use crate::primary::room::Impossible;
 use crate::primary::stall::LOOKS;
+use crate::primary::supervisor::Event;
 use crate::protocol::deal_channel::FromBelow;
 use crate::protocol::ids::{LaneId, WorkerId};
 use crate::protocol::record::{RECORD_BYTES, Record};
@@ -96,7 +97,7 @@ impl Primary {
         }
         match lane.look_or_ask_for_kick() {
             Ok(has_room) => listener.rotation.set_room(slot, has_room),
-            Err(impossible) => self.end_worker(id, &impossible.to_string()),
+            Err(impossible) => self.distrust(id, impossible),
         }
     }
 
@@ -142,7 +143,7 @@ impl Primary {
             match lane.look_for_stall(now, every) {
                 Ok(time) if time >= self.settings.stall_after => stuck.push((id, lane_id, time)),
                 Ok(_) => {}
-                Err(Impossible { .. }) => bad.push(id),
+                Err(impossible) => bad.push((id, impossible)),
             }
             go_on |= !lane.is_idle() || lane.stall.is_probed();
             let listener = &mut self.listeners[lane.listener];
@@ -155,12 +156,28 @@ impl Primary {
         for (id, lane_id, time) in stuck {
             self.deal_with_stuck(id, lane_id, time);
         }
-        for id in bad {
-            self.end_worker(id, "its scoreboard makes no sense");
+        for (id, impossible) in bad {
+            self.distrust(id, impossible);
         }
         if go_on {
             self.watch();
         }
+    }
+
+    /// A worker's counts make no sense. Nothing more is dealt to it, and it is replaced; what it serves it may finish.
+    pub(super) fn distrust(&mut self, id: WorkerId, impossible: Impossible) {
+        let Some(worker) = self.workers.get_mut(id) else { return };
+        let slot = worker.slot.0 as usize;
+        if worker.due_since.replace(Monotonic::now()).is_none() {
+            log::error!("worker={id} pid={} {impossible} [replacing it]", worker.process.pid());
+        }
+        for lane_id in worker.lane_ids() {
+            if let Some(lane) = self.workers.lane_mut(id, lane_id) {
+                self.listeners[lane.listener].unseat(slot, id, lane_id);
+            }
+            self.reclaim(id, lane_id, Reason::Untaken);
+        }
+        self.decide(Event::RecycleDue(id));
     }
 
     fn listening_lanes(&self) -> Vec<(WorkerId, LaneId)> {
@@ -220,7 +237,7 @@ impl Primary {
 }
 
 pub(super) fn came_back(reason: Reason, from: WorkerId) -> CameBack {
-    CameBack { reason, at: Monotonic::now(), from }
+    CameBack { reason, at: Monotonic::now(), from, uncounted: None }
 }
 
 /// Makes sure that a descriptor that came up is a live connection, fit for another worker. A lingering socket would

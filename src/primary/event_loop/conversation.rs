@@ -20,9 +20,15 @@ use crate::protocol::ids::{LaneId, WorkerId};
 use crate::protocol::scoreboard::LANES_MAX;
 use crate::protocol::time::Monotonic;
 
+/// How much of a text of a worker is repeated to people.
+const ECHO_MAX: usize = 200;
+/// How many messages of one worker are heard in one turn of the loop.
+const MESSAGES_PER_TURN: usize = 64;
+
 impl Primary {
     pub(super) fn hear_worker(&mut self, id: WorkerId) {
-        while let Some(worker) = self.workers.get(id) {
+        for _ in 0..MESSAGES_PER_TURN {
+            let Some(worker) = self.workers.get(id) else { return };
             let Some(said) = worker.dialect.hear(&mut self.buffer) else { return };
             log::debug!("worker={id} said={said:?}");
             match said {
@@ -30,10 +36,27 @@ impl Primary {
                 Said::Listen(request) => self.listen(id, request),
                 Said::Listening(lane) => self.listening(id, lane),
                 Said::Close(lane) => self.close_lane(id, lane),
-                Said::Unknown => log::info!("worker={id} said something of a newer version [ignored]"),
+                Said::Unknown => log::debug!("worker={id} said something of a newer version [ignored]"),
                 Said::Garbage(why) => return self.end_worker(id, &why),
                 Said::End => return self.disconnected(id),
             }
+        }
+        self.more_to_hear.push(id);
+    }
+
+    /// Those that had more to say than one turn allows.
+    pub(super) fn hear_the_rest(&mut self) {
+        for id in std::mem::take(&mut self.more_to_hear) {
+            self.hear_worker(id);
+        }
+    }
+
+    /// An answer could not be sent. A worker that has gone says so by its exit; one that does not read is ended.
+    fn cannot_answer(&mut self, id: WorkerId, error: &io::Error) {
+        match error.kind() {
+            io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset => {}
+            io::ErrorKind::WouldBlock => self.end_worker(id, "it does not read its control channel"),
+            _ => self.end_worker(id, &format!("it cannot be answered: {error}")),
         }
     }
 
@@ -45,7 +68,7 @@ impl Primary {
         worker.open_files_max = open_files_max;
         log::debug!("worker={id} pid={pid} online open_files_max={open_files_max}");
         if let Err(error) = worker.dialect.welcome(id, worker.slot, worker.generation, worker.board.as_fd()) {
-            self.end_worker(id, &format!("it does not read its control channel: {error}"));
+            self.cannot_answer(id, &error);
         }
     }
 
@@ -59,7 +82,7 @@ impl Primary {
             Err(error) if error.kind() == io::ErrorKind::InvalidInput => {
                 self.end_worker(id, "it asked to listen before it said hello");
             }
-            Err(error) => self.end_worker(id, &format!("it does not read its control channel: {error}")),
+            Err(error) => self.cannot_answer(id, &error),
         }
     }
 
@@ -72,7 +95,8 @@ impl Primary {
 
     pub(super) fn refuse_undeclared(&mut self, id: WorkerId, wanted: &ListenRequest) -> io::Result<()> {
         let Some(worker) = self.workers.get(id) else { return Ok(()) };
-        let address = wanted.address.as_deref().unwrap_or("the first listener");
+        // It is a worker's text, and it goes into a log line.
+        let address: String = wanted.address.as_deref().unwrap_or_default().escape_debug().take(ECHO_MAX).collect();
         let declared: Vec<String> = self.listeners.iter().map(|listener| listener.address().to_string()).collect();
         let reason = format!("{address} is not declared; --listen declares {}", declared.join(" "));
         log::warn!("worker={id} refused listen: {reason}");
@@ -166,7 +190,7 @@ impl Primary {
         listener.unseat(slot, id, lane_id);
         lane.end();
         if let Some(retained) = lane.take_retained() {
-            listener.returned.inherit_untaken(retained, id, Monotonic::now());
+            listener.returned.inherit_untaken(retained, (id, lane_id), Monotonic::now());
         }
         if !worker.listens() && worker.apply(lifecycle::Event::LastClosed).is_err() {
             self.end_worker(id, "it closed a lane before it said hello");

@@ -93,8 +93,13 @@ impl Primary {
         })?;
         let registry = self.poll.registry();
         let (control, exit) = (Source::Control(id).token(), Source::Exit(id).token());
-        registry.register(&mut SourceFd(&dialect.as_fd().as_raw_fd()), control, Interest::READABLE)?;
-        registry.register(&mut SourceFd(&process.as_fd().as_raw_fd()), exit, Interest::READABLE)?;
+        let registered = registry
+            .register(&mut SourceFd(&dialect.as_fd().as_raw_fd()), control, Interest::READABLE)
+            .and_then(|()| registry.register(&mut SourceFd(&process.as_fd().as_raw_fd()), exit, Interest::READABLE));
+        if let Err(error) = registered {
+            process.kill_and_wait(); // nobody would ever see its end
+            return Err(error);
+        }
         let pid = process.pid();
         self.workers.enter(Worker::new(
             id,
@@ -179,7 +184,7 @@ impl Primary {
                 && listener.has_other_than(id)
                 && let Some(retained) = lane.take_retained()
             {
-                listener.returned.inherit_untaken(retained, id, now);
+                listener.returned.inherit_untaken(retained, (id, lane_id), now);
             }
         }
         let idle = if others_everywhere { idle } else { IdleRule::Close };
@@ -219,7 +224,7 @@ impl Primary {
             self.listeners[lane.listener].unseat(slot, id, lane_id);
         }
         let figures = worker.figures();
-        for lane in worker.take_lanes() {
+        for (lane_id, lane) in worker.take_lanes() {
             let listener = &mut self.listeners[lane.listener];
             let (primary_end, retained) = lane.into_ends();
             if listener.is_closed() {
@@ -228,7 +233,7 @@ impl Primary {
             // For every process that holds the worker's end, a forked child too: nothing more comes.
             if let Some(retained) = retained {
                 retained.end();
-                listener.returned.inherit_untaken(retained, id, now);
+                listener.returned.inherit_untaken(retained, (id, lane_id), now);
             }
             listener.returned.inherit_given_back(primary_end, id, now);
         }
@@ -237,7 +242,7 @@ impl Primary {
 
     /// A worker that cannot be trusted any more. Its exit brings its untaken connections back.
     pub(super) fn end_worker(&mut self, id: WorkerId, why: &str) {
-        let Some(worker) = self.workers.get(id) else { return };
+        let Some(worker) = self.workers.get(id).filter(|worker| !worker.has_exited) else { return };
         if worker.ready_since.is_none() {
             self.last_failure = Some(why.to_owned());
         }
@@ -256,8 +261,15 @@ impl Primary {
                 Exit::Code(-1)
             }
         };
-        // What it said before it died, in particular which lanes it had closed.
+        if let Some(worker) = self.workers.get_mut(id) {
+            worker.has_exited = true;
+        }
+        // What it said before it died, in particular which lanes it had closed: all of it, it is not getting more.
         self.hear_worker(id);
+        while self.more_to_hear.last() == Some(&id) {
+            self.more_to_hear.pop();
+            self.hear_worker(id);
+        }
         let Some(mut worker) = self.workers.remove(id) else { return };
         let figures = self.bring_back(&mut worker);
         let (pid, state) = (worker.process.pid(), worker.state().name());

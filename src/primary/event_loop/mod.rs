@@ -51,6 +51,8 @@ pub struct Primary {
     next_due_look: Option<Monotonic>,
     /// Lanes with connections that were given back and could not be received yet.
     unheard: Vec<(WorkerId, LaneId)>,
+    /// Workers that had more to say than one turn allows.
+    more_to_hear: Vec<WorkerId>,
     buffer: Buffer,
 }
 
@@ -104,6 +106,7 @@ impl Primary {
             next_look: None,
             next_due_look,
             unheard: Vec::new(),
+            more_to_hear: Vec::new(),
             buffer: Buffer::default(),
         })
     }
@@ -138,11 +141,13 @@ impl Primary {
             if let Some(outcome) = self.outcome {
                 return Ok(Ending { outcome, last_failure: self.last_failure });
             }
+            let more = more || !self.more_to_hear.is_empty();
             let timeout = if more { Some(Duration::ZERO) } else { self.timeout() };
             match self.poll.poll(&mut events, timeout) {
                 Err(error) if error.kind() != io::ErrorKind::Interrupted => return Err(error),
                 _ => {}
             }
+            self.hear_the_rest();
             for event in &events {
                 match Source::of(event.token()) {
                     Source::Listener(index) => self.listeners[index].has_become_readable(),
@@ -205,7 +210,10 @@ impl Primary {
                         more = true;
                         break;
                     }
-                    Stopped::BadWorker(worker, why) => self.end_worker(worker, &why),
+                    Stopped::BadAccount(worker, impossible) => self.distrust(worker, impossible),
+                    Stopped::BadChannel(worker, error) => {
+                        self.end_worker(worker, &format!("its deal channel is shut: {error}"));
+                    }
                 }
             }
         }

@@ -208,6 +208,9 @@ impl<S: Server> EventLoop<S> {
             self.take_connections();
             for _ in 0..self.unfinished.len() {
                 let key = self.unfinished.pop_front().expect("counted above");
+                if let Some(session) = self.sessions.get_mut(key) {
+                    session.queued = false;
+                }
                 self.advance(key);
             }
             self.end_overdue();
@@ -337,7 +340,7 @@ impl<S: Server> EventLoop<S> {
         {
             return self.end_session(key);
         }
-        if matches!(fate, Ok(Fate::Unfinished)) {
+        if matches!(fate, Ok(Fate::Unfinished)) && !std::mem::replace(&mut session.queued, true) {
             self.unfinished.push_back(key);
         }
         self.note_deadline(key);

@@ -25,6 +25,8 @@ pub(super) struct Session<T> {
     /// The client's FIN is on its way to us: no further event will announce it.
     client_ended: bool,
     registered: bool,
+    /// It waits for its next turn.
+    pub(super) queued: bool,
     deadline: Option<Monotonic>,
 }
 
@@ -76,6 +78,7 @@ impl<T> Session<T> {
             readable: true,
             client_ended: false,
             registered: false,
+            queued: false,
             deadline: None,
         }
     }
