@@ -1,5 +1,7 @@
 //! Dealing with real processes: strict rotation, its bounds, and clients that behave badly.
 
+#![cfg(feature = "cli")]
+
 mod support;
 
 use std::collections::BTreeMap;

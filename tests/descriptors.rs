@@ -1,5 +1,7 @@
 //! No descriptors left: in the primary, and in a worker. Needs `prlimit` (util-linux).
 
+#![cfg(feature = "cli")]
+
 mod support;
 
 use std::process::Command;
