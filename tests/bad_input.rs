@@ -1,5 +1,7 @@
 //! What cannot work ends at once, with its exit code and with one line that names the thing and the remedy.
 
+#![cfg(feature = "cli")]
+
 mod support;
 
 use std::net::TcpListener;

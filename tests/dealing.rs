@@ -1,5 +1,7 @@
 //! Dealing with real processes: strict rotation, its bounds, and clients that behave badly.
 
+#![cfg(feature = "cli")]
+
 mod support;
 
 use std::collections::BTreeMap;
@@ -51,6 +53,10 @@ fn a_client_that_resets_at_once_costs_nothing_but_its_own_connection() {
         let client = Client::connect(&address).unwrap();
         socket2::SockRef::from(client.stream()).set_linger(Some(Duration::ZERO)).unwrap();
         drop(client); // RST instead of FIN
+    }
+    // Who has answered has taken everything that was dealt to it before.
+    for worker in [1, 2] {
+        assert!((0..300).any(|_| http::get(&address).unwrap().worker() == worker));
     }
     let workers: Vec<u32> = (0..100).map(|_| http::get(&address).unwrap().worker()).collect();
     assert_eq!(shares(&workers), BTreeMap::from([(1, 50), (2, 50)]));

@@ -1,5 +1,7 @@
 //! Death of workers and of the primary: who is replaced, what is not lost, and what is not left behind.
 
+#![cfg(feature = "cli")]
+
 mod support;
 
 use std::net::TcpListener;

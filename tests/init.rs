@@ -1,5 +1,7 @@
 //! As PID 1 of a container, croupier also buries the orphans of others. Needs root and `unshare` (util-linux).
 
+#![cfg(feature = "cli")]
+
 mod support;
 
 use nix::sys::signal::{Signal, kill};

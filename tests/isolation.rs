@@ -1,5 +1,7 @@
 //! What a worker's process is born with: nothing of the primary's but what it needs.
 
+#![cfg(feature = "cli")]
+
 mod support;
 
 use std::collections::BTreeMap;

@@ -1,5 +1,7 @@
 //! Workers that say what no worker says: they are ended and replaced, and nobody else notices.
 
+#![cfg(feature = "cli")]
+
 mod support;
 
 use std::os::fd::AsFd;

@@ -1,5 +1,7 @@
 //! `--respawn`: who is replaced, and how croupier ends when nobody is.
 
+#![cfg(feature = "cli")]
+
 mod support;
 
 use nix::sys::signal::{Signal, kill};

@@ -1,5 +1,7 @@
 //! Whoever reads the log may be slow, stopped or gone: dealing goes on, and so does the end.
 
+#![cfg(feature = "cli")]
+
 mod support;
 
 use std::io::{BufRead, BufReader};

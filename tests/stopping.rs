@@ -1,5 +1,7 @@
 //! The end: TERM, INT, INT again, and workers that do not want to.
 
+#![cfg(feature = "cli")]
+
 mod support;
 
 use std::io::ErrorKind;

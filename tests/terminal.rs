@@ -1,6 +1,8 @@
 //! Ctrl-C on a real terminal reaches the primary alone: its workers finish what they are at. Alone in its file,
 //! because a terminal's descriptors must not leak into the processes of other tests.
 
+#![cfg(feature = "cli")]
+
 mod support;
 
 use std::fs::File;

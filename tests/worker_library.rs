@@ -1,5 +1,7 @@
 //! The worker library in programs of its users: blocking, with threads, with mio, alone, and over Unix sockets.
 
+#![cfg(feature = "cli")]
+
 mod support;
 
 use std::io::{ErrorKind, Read, Write};
