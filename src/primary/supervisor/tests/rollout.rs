@@ -1,0 +1,135 @@
+//! Replacing those who serve: what operators are promised of reloads, recycling and scaling.
+
+use super::*;
+
+const NEW_A: WorkerId = WorkerId(3);
+const NEW_B: WorkerId = WorkerId(4);
+
+#[test]
+fn a_reload_goes_slot_by_slot_and_the_new_one_is_ready_before_the_old_one_drains() {
+    let mut rig = Rig::replacing(PLAN);
+    assert_eq!(rig.hear(Event::ReloadRequested), [Effect::Start(Slot(0))]);
+    assert_eq!(rig.supervisor.generation(), 1);
+    assert_eq!(rig.start_succeeds(0), []);
+    assert_eq!(rig.becomes_ready(NEW_A), [Effect::Drain(A), Effect::Start(Slot(1))]);
+    assert_eq!(rig.exits(A, true), [], "nobody replaces the replaced");
+    rig.start_succeeds(0);
+    assert_eq!(rig.becomes_ready(NEW_B), [Effect::Drain(B), Effect::ReloadEnded(ReloadEnd::Done)]);
+    rig.exits(B, true);
+    assert_eq!(rig.due_in(), None);
+}
+
+#[test]
+fn a_reload_in_parallel_replaces_as_many_at_a_time() {
+    let mut rig = Rig::replacing(Plan { worker_count: 3, reload_parallel: 2, ..PLAN });
+    assert_eq!(rig.hear(Event::ReloadRequested), [Effect::Start(Slot(0)), Effect::Start(Slot(1))]);
+    rig.start_succeeds(0);
+    rig.start_succeeds(0);
+    assert_eq!(rig.becomes_ready(WorkerId(5)), [Effect::Drain(B), Effect::Start(Slot(2))]);
+}
+
+#[test]
+fn a_reload_stops_when_a_new_worker_does_not_come_up_and_the_old_ones_stay() {
+    for how in ["exits", "is not ready in time", "cannot be started"] {
+        let mut rig = Rig::replacing(PLAN);
+        rig.hear(Event::ReloadRequested);
+        let effects = match how {
+            "exits" => {
+                rig.start_succeeds(0);
+                rig.exits(NEW_A, false)
+            }
+            "is not ready in time" => {
+                rig.start_succeeds(0);
+                assert_eq!(rig.pass_to_deadline(), [Effect::Kill(NEW_A, KillReason::StartTimeout)]);
+                rig.exits(NEW_A, false)
+            }
+            _ => rig.start_fails(0, true),
+        };
+        assert_eq!(effects, [Effect::ReloadEnded(ReloadEnd::NotReady)], "{how}");
+        assert_eq!((rig.living.len(), rig.ordered.len()), (2, 0), "{how}");
+        assert_eq!(rig.due_in(), None, "{how}");
+    }
+}
+
+#[test]
+fn a_second_reload_is_queued_once() {
+    let mut rig = Rig::replacing(ONE_WORKER);
+    for _ in 0..4 {
+        rig.hear(Event::ReloadRequested);
+    }
+    rig.start_succeeds(0);
+    let next = [Effect::Drain(A), Effect::ReloadEnded(ReloadEnd::Done), Effect::Start(Slot(0))];
+    assert_eq!(rig.becomes_ready(B), next);
+    rig.start_succeeds(0);
+    assert_eq!(rig.becomes_ready(WorkerId(3)), [Effect::Drain(B), Effect::ReloadEnded(ReloadEnd::Done)]);
+    assert_eq!(rig.supervisor.generation(), 2);
+}
+
+#[test]
+fn an_old_worker_that_dies_during_its_replacement_leaves_its_slot_to_the_new_one() {
+    let mut rig = Rig::replacing(ONE_WORKER);
+    rig.hear(Event::ReloadRequested);
+    rig.start_succeeds(0);
+    assert_eq!(rig.exits(A, false), []);
+    assert_eq!(rig.becomes_ready(B), [Effect::ReloadEnded(ReloadEnd::Done)]);
+}
+
+#[test]
+fn a_replaced_worker_that_does_not_finish_is_terminated_then_killed() {
+    let mut rig = Rig::replacing(ONE_WORKER);
+    rig.hear(Event::ReloadRequested);
+    rig.start_succeeds(0);
+    rig.becomes_ready(B);
+    assert_eq!(rig.due_in(), Some(PLAN.shutdown_timeout));
+    assert_eq!(rig.pass_to_deadline(), [Effect::Terminate(A)]);
+    assert_eq!(rig.pass_to_deadline(), [Effect::Kill(A, KillReason::KillDelay)]);
+    assert_eq!(rig.exits(A, false), []);
+    assert_eq!(rig.due_in(), None);
+}
+
+#[test]
+fn workers_are_recycled_one_at_a_time() {
+    let mut rig = Rig::replacing(PLAN);
+    assert_eq!(rig.hear(Event::RecycleDue(B)), [Effect::Start(Slot(1))]);
+    assert_eq!(rig.hear(Event::RecycleDue(A)), []);
+    rig.start_succeeds(0);
+    assert_eq!(rig.becomes_ready(NEW_A), [Effect::Drain(B), Effect::Start(Slot(0))]);
+    rig.start_succeeds(0);
+    assert_eq!(rig.becomes_ready(NEW_B), [Effect::Drain(A)]);
+    assert_eq!(rig.supervisor.generation(), 0, "recycling is no reload");
+    assert_eq!(rig.hear(Event::RecycleDue(A)), [], "it has gone already");
+}
+
+#[test]
+fn scaling_adds_slots_at_the_end_and_takes_them_from_there() {
+    let mut rig = Rig::replacing(PLAN);
+    assert_eq!(rig.hear(Event::ScaleRequested(3)), [Effect::Start(Slot(2))]);
+    rig.start_succeeds(0);
+    rig.becomes_ready(WorkerId(3));
+    assert_eq!(rig.hear(Event::ScaleRequested(1)), [Effect::Drain(WorkerId(3)), Effect::Drain(B)]);
+    assert_eq!(rig.exits(B, true), [], "nobody replaces it");
+    assert_eq!(rig.hear(Event::ScaleRequested(0)), [], "one is the least");
+    assert_eq!(rig.supervisor.worker_count(), 1);
+}
+
+#[test]
+fn scaling_down_keeps_the_last_one_that_serves_until_another_one_does() {
+    let mut rig = Rig::started(PLAN);
+    rig.becomes_ready(B);
+    assert_eq!(rig.hear(Event::ScaleRequested(1)), []);
+    assert_eq!(rig.becomes_ready(A), [Effect::Drain(B)]);
+}
+
+#[test]
+fn a_stop_ends_a_rollout_with_everybody_in_it() {
+    let mut rig = Rig::replacing(PLAN);
+    rig.hear(Event::ReloadRequested);
+    rig.start_succeeds(0);
+    rig.stop(Stop::Fast);
+    assert_eq!(rig.hear(Event::ReloadRequested), [Effect::ReloadEnded(ReloadEnd::Stopping)]);
+    for worker in [A, B, NEW_A] {
+        assert_eq!(rig.finished, None);
+        rig.exits(worker, true);
+    }
+    assert_eq!(rig.finished, Some(Outcome::Stopped));
+}
