@@ -64,8 +64,9 @@ impl Bits {
     /// The smallest member that is `from` or more.
     fn first_from(&self, from: usize) -> Option<usize> {
         let word = from / WORD;
-        if let Some(bit) = self.words.get(word).and_then(|bits| first_bit_from(*bits, from % WORD)) {
-            return Some(word * WORD + bit);
+        let rest = self.words.get(word)? >> (from % WORD);
+        if rest != 0 {
+            return Some(from + rest.trailing_zeros() as usize);
         }
         let word = first_in(&self.summary, word + 1)?;
         Some(word * WORD + self.words[word].trailing_zeros() as usize)
@@ -75,17 +76,13 @@ impl Bits {
 /// The first set bit that is `from` or more, over all of `words`.
 fn first_in(words: &[u64], from: usize) -> Option<usize> {
     let start = from / WORD;
-    let (first, rest) = words.get(start..)?.split_first()?;
-    if let Some(bit) = first_bit_from(*first, from % WORD) {
-        return Some(start * WORD + bit);
+    let (first, others) = words.get(start..)?.split_first()?;
+    let rest = first >> (from % WORD);
+    if rest != 0 {
+        return Some(from + rest.trailing_zeros() as usize);
     }
-    let skipped = rest.iter().position(|bits| *bits != 0)?;
-    Some((start + 1 + skipped) * WORD + rest[skipped].trailing_zeros() as usize)
-}
-
-fn first_bit_from(bits: u64, from: usize) -> Option<usize> {
-    let rest = bits & (u64::MAX << from);
-    (rest != 0).then(|| rest.trailing_zeros() as usize)
+    let skipped = others.iter().position(|bits| *bits != 0)?;
+    Some((start + 1 + skipped) * WORD + others[skipped].trailing_zeros() as usize)
 }
 
 fn assign(bits: &mut u64, bit: usize, value: bool) {
