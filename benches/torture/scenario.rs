@@ -193,6 +193,9 @@ struct Play {
     acts: u64,
     /// Workers above (or below) the number at the start.
     more_workers: i32,
+    is_swinging_down: bool,
+    /// All the way up and back.
+    swings: u64,
 }
 
 impl Script {
@@ -216,13 +219,15 @@ impl Script {
             halts: Vec::new(),
             acts: 0,
             more_workers: 0,
+            is_swinging_down: false,
+            swings: 0,
         };
         let mut faults = Vec::new();
         // Once small, so that everything has happened before it is measured.
-        faults.extend(play.go_through(extent.connections / 10, play.occurrences() + extent.occurrences / 10));
+        faults.extend(play.go_through(extent.connections / 10, extent.occurrences / 10));
         let before = play.stage.settled_holding(self.workers as usize);
         let calm = (self.act == Act::Stop).then(|| play.calm());
-        faults.extend(play.go_through(extent.connections, play.occurrences() + extent.occurrences));
+        faults.extend(play.go_through(extent.connections, extent.occurrences));
         let after = play.stage.settled_holding(self.workers as usize);
         play.judge(before, after, calm, faults)
     }
@@ -255,14 +260,17 @@ impl Play {
         let load = Load::start(&self.stage.address, &self.traffic(), u64::from(u32::MAX));
         let every = Duration::from_millis(u64::from(self.script.every_ms / self.extent.haste));
         let mut next = Instant::now() + every;
-        while load.opened() < connections || self.occurrences() < occurrences {
+        let occurrences = self.occurrences().saturating_add(occurrences);
+        let is_calm = self.script.act == Act::Nothing;
+        while load.opened() < connections || !is_calm && self.occurrences() < occurrences {
             if Instant::now() >= deadline {
                 load.finish();
                 return Some(format!("time is up after {} occurrences", self.occurrences()));
             }
             sleep(next.saturating_duration_since(Instant::now()));
-            next += every;
             self.act(self.script.act);
+            // What took long itself is still followed by a rest.
+            next = (next + every).max(Instant::now() + every / 2);
         }
         self.scale_back();
         self.tally.add(load.finish());
@@ -271,10 +279,10 @@ impl Play {
 
     fn occurrences(&self) -> u64 {
         match self.script.act {
-            Act::Nothing => u64::MAX / 2,
+            Act::Nothing => 0,
             Act::Reload => self.stage.count("reload done") as u64,
             Act::Recycle => self.stage.count("[recycling]") as u64,
-            Act::Scale => self.acts / SCALE_STEPS,
+            Act::Scale => self.swings,
             Act::Kill | Act::HangAndKill | Act::Stop | Act::Mixed => self.acts,
         }
     }
@@ -287,7 +295,7 @@ impl Play {
             Act::HangAndKill => self.kill(HANG),
             Act::Stop => self.halt(Duration::from_millis(2000) / self.extent.haste),
             Act::Reload => self.stage.signal(Signal::SIGHUP),
-            Act::Scale => self.scale(self.acts % SCALE_STEPS > SCALE_STEPS / 2 || self.acts % SCALE_STEPS == 0),
+            Act::Scale => self.swing(),
             Act::Mixed => {
                 let all = [Act::Kill, Act::Kill, Act::HangAndKill, Act::Stop, Act::Reload, Act::Scale];
                 match all[self.chance.below(all.len())] {
@@ -338,7 +346,21 @@ impl Play {
         self.more_workers += if down { -1 } else { 1 };
     }
 
+    /// One worker more, up to the most; then one fewer, down to the number at the start.
+    fn swing(&mut self) {
+        self.scale(self.is_swinging_down);
+        match self.more_workers {
+            SWING_MAX => self.is_swinging_down = true,
+            0 => {
+                self.is_swinging_down = false;
+                self.swings += 1;
+            }
+            _ => {}
+        }
+    }
+
     fn scale_back(&mut self) {
+        self.is_swinging_down = false;
         while self.more_workers != 0 {
             self.scale(self.more_workers > 0);
             sleep(Duration::from_millis(20)); // equal signals that are pending at the same time are one
@@ -346,17 +368,11 @@ impl Play {
     }
 
     fn judge(self, before: Holding, after: Holding, calm: Option<Vec<Duration>>, mut faults: Vec<String>) -> Row {
-        let Self { mut stage, script, extent, started, tally, kills, halts, acts, .. } = self;
-        let occurrences = match script.act {
-            Act::Nothing => 0,
-            Act::Reload => stage.count("reload done") as u64,
-            Act::Recycle => stage.count("[recycling]") as u64,
-            Act::Scale => acts / SCALE_STEPS,
-            Act::Kill | Act::HangAndKill | Act::Stop | Act::Mixed => acts,
-        };
+        let occurrences = self.occurrences();
+        let Self { mut stage, script, extent, started, tally, kills, halts, .. } = self;
         let exits = stage.exits();
         let killed = |pid: i32| kills.iter().any(|kill| kill.pid == pid);
-        faults.extend(exits.iter().filter(|it| it.signal.is_some() && !killed(it.pid)).map(|it| it.line.clone()));
+        faults.extend(exits.iter().filter(|it| it.had_anything() && !killed(it.pid)).map(|it| it.line.clone()));
         faults.extend(stage.complaints());
         match stage.croupier.terminate() {
             Some(0) => {}
@@ -381,12 +397,25 @@ impl Play {
         row.holding = Some((before, after));
         row.notes.extend(notes);
         row.faults.extend(faults);
+        if !row.is_good() {
+            row.notes.push(format!("the log is in {}", keep_log(script.name, &stage)));
+        }
         row
     }
 }
 
-/// Seven up, seven down.
-const SCALE_STEPS: u64 = 14;
+/// Writes croupier's log where it can be read afterwards.
+fn keep_log(name: &str, stage: &Stage) -> String {
+    let path = std::env::temp_dir().join(format!("croupier-torture-{name}.log"));
+    let text = stage.croupier.log().to_string();
+    match std::fs::write(&path, text) {
+        Ok(()) => path.display().to_string(),
+        Err(error) => format!("no file: {error}"),
+    }
+}
+
+/// From 1 to 8.
+const SWING_MAX: i32 = 7;
 
 /// How long those waited that the stopped worker had not taken: everybody who was answered by another one, and
 /// everybody who came when it stood still.

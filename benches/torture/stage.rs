@@ -149,6 +149,11 @@ impl Exit {
         dealt - reclaimed - taken - untaken
     }
 
+    /// It was killed by a signal, and its clients may have suffered.
+    pub fn had_anything(&self) -> bool {
+        self.signal.is_some() && (self.state == "ready" || self.taken > self.closed || self.untaken > 0)
+    }
+
     /// How many clients it may have taken with it: what it had open, and a take that it had not counted.
     pub fn open_max(&self) -> u64 {
         self.taken.saturating_sub(self.closed) + 1

@@ -2,7 +2,7 @@
 //!
 //! **Cut** is what nobody can avoid: a worker was SIGKILLed that had the client. How many that may be is in the account
 //! that croupier logs at the worker's exit: what it had taken and not closed, and one take that it may not have
-//! counted. A client that was cut belongs to the latest kill before it noticed; those beyond the account are lost.
+//! counted. A client that was cut belongs to the earliest kill shortly before; those beyond all accounts are lost.
 //!
 //! **Lost** is everything else that is not a whole answer: refused; reset, ended or hanging although no worker was
 //! killed that can have had it; idle when it was ended, because an idle connection should have been moved. A server
@@ -18,7 +18,7 @@ use super::load::Tally;
 use super::stage::Exit;
 
 /// How long after a kill its clients may notice: they are many in few threads.
-const NOTICE_MAX: Duration = Duration::from_secs(1);
+const NOTICE_MAX: Duration = Duration::from_millis(200);
 
 /// A SIGKILL that we sent to a worker.
 #[derive(Debug, Clone, Copy)]
@@ -64,13 +64,11 @@ impl Verdict {
             } else if is_end && failure.answered > 0 && failure.what == What::Ended {
                 // Idle as far as croupier could know: if it was waiting, its request crossed the FIN.
                 verdict.sent_home += 1;
-            } else if let Some(allowed) =
-                killer(failure, &circumstances.kills).map(|index| &mut allowed[index]).filter(|allowed| **allowed > 0)
-            {
-                *allowed -= 1;
+            } else if let Some(index) = killer(failure, &circumstances.kills, &allowed) {
+                allowed[index] -= 1;
                 verdict.cut += 1;
             } else {
-                verdict.lost.push(describe(failure, &circumstances.kills, started));
+                verdict.lost.push(describe(failure, circumstances, started));
             }
         }
         verdict
@@ -90,27 +88,28 @@ impl Verdict {
             self.faults.push(format!("no exit of killed pid={}", kill.pid));
             return 0;
         };
-        // The queue of a draining worker is emptied by others, who do not count for it.
-        if exit.state == "ready" && !(0..=1).contains(&exit.unaccounted()) {
+        if !(0..=1).contains(&exit.unaccounted()) {
             self.faults.push(format!("dealt - reclaimed != taken + untaken: {}", exit.line));
         }
         exit.open_max()
     }
 }
 
-/// The latest kill before, if it explains the failure.
-fn killer(failure: &Failure, kills: &[Kill]) -> Option<usize> {
+/// The earliest kill that explains the failure and whose account is not used up.
+fn killer(failure: &Failure, kills: &[Kill], allowed: &[u64]) -> Option<usize> {
     let is_cut = matches!(failure.what, What::Reset(_) | What::Ended) && failure.moment != Moment::Connecting;
-    let index = kills.iter().rposition(|kill| kill.at <= failure.at)?;
-    (is_cut && failure.at - kills[index].at < NOTICE_MAX).then_some(index)
+    let explains = |kill: &Kill| kill.at <= failure.at && failure.at - kill.at < NOTICE_MAX;
+    kills.iter().zip(allowed).position(|(kill, allowed)| is_cut && *allowed > 0 && explains(kill))
 }
 
-fn describe(failure: &Failure, kills: &[Kill], started: Instant) -> String {
+fn describe(failure: &Failure, circumstances: &Circumstances, started: Instant) -> String {
     let ms = |at: Instant| (at - started).as_secs_f64() * 1000.0;
     let Failure { at, opened, asked, what, moment, answered, worker, address } = failure;
-    let after_kill = kills.iter().rfind(|kill| kill.at <= *at);
-    let after_kill =
-        after_kill.map(|kill| format!(", {:.1} ms after the kill of pid={}", ms(*at) - ms(kill.at), kill.pid));
+    let Circumstances { kills, exits, .. } = circumstances;
+    let after_kill = kills.iter().rfind(|kill| kill.at <= *at).map(|kill| {
+        let exit = exits.iter().find(|exit| exit.pid == kill.pid).map_or("", |exit| exit.line.as_str());
+        format!(", {:.1} ms after the kill of pid={} ({exit})", ms(*at) - ms(kill.at), kill.pid)
+    });
     format!(
         "{what:?} while {moment:?} at {:.1} ms: opened {:.1}, asked {:.1}, answers={answered} worker={worker:?} \
          from {}{}",
