@@ -14,7 +14,7 @@
 pub mod chance;
 pub mod client;
 pub mod load;
-pub mod reuse_port;
+pub mod peers;
 pub mod scenario;
 pub mod stage;
 pub mod table;
