@@ -33,6 +33,9 @@ pub(super) enum Command {
     /// Run the built-in demo worker, a small HTTP server: under a primary it is dealt connections, alone it listens
     /// itself
     Demo(DemoOptions),
+    /// Say whether this program could take over from a running primary
+    #[command(hide = true)]
+    UpgradeCheck(UpgradeCheckOptions),
 }
 
 #[derive(Debug, Clone, Args)]
@@ -139,6 +142,13 @@ pub(super) struct RunOptions {
     /// The worker's command and its arguments [default: croupier demo]
     #[arg(last = true, value_name = "COMMAND")]
     pub(super) command: Vec<OsString>,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct UpgradeCheckOptions {
+    /// The arguments that it would be started with
+    #[arg(last = true)]
+    pub(super) arguments: Vec<OsString>,
 }
 
 #[derive(Debug, Args)]

@@ -7,7 +7,7 @@
 
 use std::collections::VecDeque;
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, OwnedFd, RawFd};
 use std::time::Duration;
 
 use nix::errno::Errno;
@@ -18,12 +18,15 @@ use crate::protocol::ids::{LaneId, WorkerId};
 use crate::protocol::record::Record;
 use crate::protocol::time::Monotonic;
 use crate::sys::fd_passing;
+use serde::{Deserialize, Serialize};
+
+use super::reexec::baggage::{self, Baggage};
 
 /// The most connections that a listener holds. Above it no more give-backs are read: workers keep what they have.
 pub const HELD_MAX: usize = 1024;
 
 /// Why a connection came back.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Reason {
     /// Its worker died, or finished, before it took it.
     Untaken,
@@ -50,7 +53,7 @@ pub struct Candidate {
 }
 
 /// How a connection came back.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct CameBack {
     /// Why.
     pub reason: Reason,
@@ -96,7 +99,52 @@ pub enum Found {
     Nothing,
 }
 
+/// All of them as they go over an exec.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct Saved {
+    held: Vec<(Record, RawFd, CameBack)>,
+    queues: Vec<(SavedQueue, RawFd, CameBack)>,
+}
+
+#[derive(Debug, Clone, Copy, Serialize, Deserialize)]
+enum SavedQueue {
+    Untaken,
+    GivenBack,
+}
+
 impl Returned {
+    /// What the next image needs to go on with them.
+    pub fn save(&self, baggage: &mut Baggage) -> Saved {
+        let held = self.held.iter();
+        let held = held.map(|(record, connection, it)| (*record, baggage.pack(connection.as_fd()), *it)).collect();
+        let queues = self.queues.iter().map(|queue| {
+            let (kind, fd) = match &queue.end {
+                QueueEnd::Untaken(end) => (SavedQueue::Untaken, end.as_fd()),
+                QueueEnd::GivenBack(end) => (SavedQueue::GivenBack, end.as_fd()),
+            };
+            (kind, baggage.pack(fd), queue.came_back)
+        });
+        Saved { held, queues: queues.collect() }
+    }
+
+    /// Goes on with them.
+    ///
+    /// # Errors
+    /// As [`baggage::unpack`].
+    pub fn restore(saved: Saved) -> io::Result<Self> {
+        let held = saved.held.into_iter().map(|(record, fd, it)| Ok((record, baggage::unpack(fd)?, it)));
+        let held = held.collect::<io::Result<_>>()?;
+        let queues = saved.queues.into_iter().map(|(kind, fd, came_back)| {
+            let fd = baggage::unpack(fd)?;
+            let end = match kind {
+                SavedQueue::Untaken => QueueEnd::Untaken(WorkerEnd::from_fd(fd)),
+                SavedQueue::GivenBack => QueueEnd::GivenBack(PrimaryEnd::from_fd(fd)),
+            };
+            Ok(Queue { end, came_back })
+        });
+        Ok(Self { held, queues: queues.collect::<io::Result<_>>()? })
+    }
+
     /// Holds a connection.
     pub fn hold(&mut self, record: Record, connection: OwnedFd, came_back: CameBack) {
         let came_back = CameBack { uncounted: None, ..came_back };

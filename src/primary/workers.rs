@@ -1,13 +1,18 @@
 //! The register of workers: the only place where a worker's state is kept, and written.
 
 use std::collections::BTreeMap;
+use std::io;
+use std::os::fd::{AsFd, RawFd};
 use std::sync::Arc;
 
 use super::dialect::native::Native;
-use super::lanes::{Figures, Lane, Phase};
+use super::lanes::{self, Figures, Lane, Phase};
 use super::lifecycle::{Event, OutOfTurn, State};
 use super::recycle::Limits;
+use super::reexec::baggage::{self, Baggage};
 use super::room::Bounds;
+use serde::{Deserialize, Serialize};
+
 use crate::protocol::deal_channel::{PrimaryEnd, WorkerEnd};
 use crate::protocol::ids::{LaneId, Slot, WorkerId};
 use crate::protocol::scoreboard::{LANES_MAX, Scoreboard};
@@ -52,7 +57,45 @@ pub struct Worker {
     lanes: Vec<Option<Lane>>,
 }
 
+/// A worker as it goes over an exec.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct Saved {
+    id: WorkerId,
+    slot: Slot,
+    generation: u32,
+    pid: i32,
+    pidfd: RawFd,
+    control: RawFd,
+    board: RawFd,
+    limits: Limits,
+    due_since: Option<Monotonic>,
+    started_at: Monotonic,
+    open_files_max: u64,
+    ready_since: Option<Monotonic>,
+    state: State,
+    lanes: Vec<Option<lanes::Saved>>,
+}
+
 impl Register {
+    /// What the next image needs to go on with all of them.
+    pub fn save(&self, baggage: &mut Baggage) -> Vec<Saved> {
+        self.workers.values().map(|worker| worker.save(baggage)).collect()
+    }
+
+    /// Goes on with them.
+    ///
+    /// # Errors
+    /// As [`baggage::unpack`]; `InvalidData` for a board that is none.
+    pub fn restore(saved: Vec<Saved>, last_id: u32) -> io::Result<Self> {
+        let workers = saved.into_iter().map(|saved| Ok((saved.id, Worker::restore(saved)?)));
+        Ok(Self { workers: workers.collect::<io::Result<_>>()?, last_id })
+    }
+
+    /// The id of the last worker.
+    pub fn last_id(&self) -> u32 {
+        self.last_id
+    }
+
     /// The id for the next worker.
     pub fn next_id(&mut self) -> WorkerId {
         self.last_id += 1;
@@ -127,6 +170,47 @@ impl Worker {
             state: State::Starting,
             lanes: Vec::new(),
         }
+    }
+
+    fn save(&self, baggage: &mut Baggage) -> Saved {
+        Saved {
+            id: self.id,
+            slot: self.slot,
+            generation: self.generation,
+            pid: self.process.pid(),
+            pidfd: baggage.pack(self.process.as_fd()),
+            control: baggage.pack(self.dialect.as_fd()),
+            board: baggage.pack(self.board.as_fd()),
+            limits: self.limits,
+            due_since: self.due_since,
+            started_at: self.started_at,
+            open_files_max: self.open_files_max,
+            ready_since: self.ready_since,
+            state: self.state,
+            lanes: self.lanes.iter().map(|lane| lane.as_ref().map(|lane| lane.save(baggage))).collect(),
+        }
+    }
+
+    fn restore(saved: Saved) -> io::Result<Self> {
+        let board = Scoreboard::open(baggage::unpack(saved.board)?)?;
+        let lanes = (0..).map(LaneId).zip(saved.lanes);
+        let lanes = lanes.map(|(id, lane)| lane.map(|lane| Lane::restore(lane, board.lane(id))).transpose());
+        Ok(Self {
+            id: saved.id,
+            slot: saved.slot,
+            generation: saved.generation,
+            process: Process::inherited(saved.pid, baggage::unpack(saved.pidfd)?),
+            dialect: Native::from_fd(baggage::unpack(saved.control)?),
+            limits: saved.limits,
+            due_since: saved.due_since,
+            has_exited: false,
+            started_at: saved.started_at,
+            open_files_max: saved.open_files_max,
+            ready_since: saved.ready_since,
+            state: saved.state,
+            lanes: lanes.collect::<io::Result<_>>()?,
+            board,
+        })
     }
 
     /// Where it stands.

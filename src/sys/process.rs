@@ -21,7 +21,7 @@ use super::limits::OpenFiles;
 
 /// How to start a process. It inherits fds 0, 1, 2 and `channel`, nothing else; default signal dispositions and an
 /// empty signal mask; a process group of its own.
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 pub struct Launch<'a> {
     /// The program, looked up in `PATH` if it has no slash.
     pub program: &'a OsStr,
@@ -33,6 +33,8 @@ pub struct Launch<'a> {
     pub directory: Option<&'a PathBuf>,
     /// The descriptor that stays open over the exec, under the same number.
     pub channel: BorrowedFd<'a>,
+    /// Its standard output; `None` is this process's.
+    pub stdout: Option<OwnedFd>,
     /// The limit of open files it gets; `None` is this process's.
     pub open_files: Option<OpenFiles>,
 }
@@ -82,6 +84,9 @@ impl Process {
         if let Some(directory) = launch.directory {
             command.current_dir(directory);
         }
+        if let Some(stdout) = &launch.stdout {
+            command.stdout(stdout.try_clone()?);
+        }
         let channel = launch.channel.as_raw_fd();
         let open_files = launch.open_files;
         // SAFETY: the closure runs between fork and exec and makes only async-signal-safe system calls; it
@@ -101,6 +106,11 @@ impl Process {
                 Err(error)
             }
         }
+    }
+
+    /// A child that an earlier image of this process started.
+    pub fn inherited(pid: i32, pidfd: OwnedFd) -> Self {
+        Self { pid: Pid::from_raw(pid), pidfd }
     }
 
     /// The process's number, for people and logs.
@@ -231,7 +241,15 @@ mod tests {
     use super::*;
 
     fn launch<'a>(program: &'a OsStr, arguments: &'a [OsString], channel: &'a OwnedFd) -> Launch<'a> {
-        Launch { program, arguments, variables: &[], directory: None, channel: channel.as_fd(), open_files: None }
+        Launch {
+            program,
+            arguments,
+            variables: &[],
+            directory: None,
+            channel: channel.as_fd(),
+            stdout: None,
+            open_files: None,
+        }
     }
 
     fn wait(process: &Process) -> Exit {

@@ -89,6 +89,7 @@ impl Primary {
             variables: &variables,
             directory: command.directory.as_ref(),
             channel: channel.as_fd(),
+            stdout: None,
             open_files: command.open_files,
         })?;
         let registry = self.poll.registry();

@@ -9,9 +9,10 @@ use std::collections::VecDeque;
 use super::{Effect, KillReason, Occupant, Phase, Seat, Supervisor};
 use crate::protocol::ids::{Slot, WorkerId};
 use crate::protocol::time::Monotonic;
+use serde::{Deserialize, Serialize};
 
 /// A rollout under way.
-#[derive(Debug)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub(super) struct Rollout {
     purpose: Purpose,
     pending: VecDeque<Slot>,
@@ -19,7 +20,7 @@ pub(super) struct Rollout {
     starting: Vec<Slot>,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 enum Purpose {
     Reload,
     Recycle,
@@ -37,7 +38,7 @@ pub enum ReloadEnd {
 }
 
 /// The worker that is to take over a slot.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) enum Incoming {
     /// `Start` is on its way.
     Requested,
@@ -48,13 +49,13 @@ pub(super) enum Incoming {
 }
 
 /// A worker that has lost its slot.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Leaver {
     pub(super) worker: WorkerId,
     pub(super) stage: Stage,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) enum Stage {
     /// It serves until somebody else is ready.
     Deferred,
