@@ -12,7 +12,8 @@ use support::{Croupier, processes, wait_until};
 const PRELUDE: &str = "trap '' HUP INT QUIT TERM USR1 USR2 PIPE CHLD; exec 7</dev/null; ulimit -Sn 512; \
      export CROUPIER_CHANNEL=7 CROUPIER_WORKER_ID=99 CROUPIER_GENERATION=99 KEPT=kept";
 
-/// Signals 32 and 33 are libc's own: it lets nobody touch them, and uses them only with handlers of its own.
+/// Signals 32 and 33, which libc keeps for itself: a known exception. A primary that was started with them ignored
+/// passes that on, because signal(2) of libc refuses to reset them. It happens to every primary that this program starts.
 const OF_LIBC_ITSELF: u64 = 0b11 << 31;
 
 #[test]
