@@ -418,6 +418,11 @@ impl Listener {
         self.socket.is_none() || self.ending == Some(Ending::Emptying) && is_empty
     }
 
+    /// Nobody new is let in, and no worker takes those who are there.
+    pub fn is_deserted(&self) -> bool {
+        self.ending == Some(Ending::Emptying) && self.seats.iter().all(Option::is_none)
+    }
+
     /// Nobody waits to be accepted. While no worker has room nobody accepts either, so that no `EAGAIN` has said so:
     /// then this asks the kernel.
     fn is_backlog_empty(&self) -> bool {

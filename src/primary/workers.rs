@@ -45,6 +45,8 @@ pub struct Worker {
     pub has_exited: bool,
     /// When its process was started.
     pub started_at: Monotonic,
+    /// The process that said hello: not always the one that was started.
+    pub hello_pid: Option<i32>,
     /// Said in `hello`; 0 before.
     pub open_files_max: u64,
     /// After how much it is replaced.
@@ -70,6 +72,7 @@ pub struct Saved {
     limits: Limits,
     due_since: Option<Monotonic>,
     started_at: Monotonic,
+    hello_pid: Option<i32>,
     open_files_max: u64,
     ready_since: Option<Monotonic>,
     state: State,
@@ -165,6 +168,7 @@ impl Worker {
             limits,
             due_since: None,
             has_exited: false,
+            hello_pid: None,
             open_files_max: 0,
             ready_since: None,
             state: State::Starting,
@@ -184,6 +188,7 @@ impl Worker {
             limits: self.limits,
             due_since: self.due_since,
             started_at: self.started_at,
+            hello_pid: self.hello_pid,
             open_files_max: self.open_files_max,
             ready_since: self.ready_since,
             state: self.state,
@@ -205,6 +210,7 @@ impl Worker {
             due_since: saved.due_since,
             has_exited: false,
             started_at: saved.started_at,
+            hello_pid: saved.hello_pid,
             open_files_max: saved.open_files_max,
             ready_since: saved.ready_since,
             state: saved.state,

@@ -9,6 +9,7 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
 use std::process::Command;
+use std::ptr;
 
 use nix::errno::Errno;
 use nix::libc;
@@ -182,6 +183,12 @@ fn open_pidfd(pid: Pid) -> io::Result<OwnedFd> {
     Ok(unsafe { OwnedFd::from_raw_fd(fd as i32) })
 }
 
+/// The highest signal of the kernel, the size of its signal sets, and the default disposition in its own layout:
+/// all zero, whatever the order of the fields. Source: rt_sigaction(2), signal(7).
+const LAST_SIGNAL: i32 = 64;
+const SIGNAL_SET_BYTES: usize = 8;
+const DEFAULT_ACTION: [u64; 4] = [0; 4];
+
 /// Runs in the child between fork and exec.
 fn prepare_child(channel: i32, open_files: Option<OpenFiles>) -> io::Result<()> {
     close_on_exec_from(3);
@@ -190,9 +197,10 @@ fn prepare_child(channel: i32, open_files: Option<OpenFiles>) -> io::Result<()> 
         if libc::fcntl(channel, libc::F_SETFD, 0) < 0 {
             return Err(io::Error::last_os_error());
         }
-        for signal in 1..=libc::SIGRTMAX() {
-            // Fails for SIGKILL, SIGSTOP and the two of libc's own: nothing to do there.
-            libc::signal(signal, libc::SIG_DFL);
+        for signal in 1..=LAST_SIGNAL {
+            // The bare system call: libc's refuses its own two signals, which may have been inherited ignored. It
+            // fails for SIGKILL and SIGSTOP, whose disposition is always the default.
+            libc::syscall(libc::SYS_rt_sigaction, signal, &DEFAULT_ACTION, ptr::null::<u64>(), SIGNAL_SET_BYTES);
         }
         let mut none: libc::sigset_t = std::mem::zeroed();
         libc::sigemptyset(&mut none);

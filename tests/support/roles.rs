@@ -1,7 +1,7 @@
 //! Workers that are the test program itself. It is started again with the name of one of its test functions; that
 //! function plays the worker when [`ROLE`] names it, and otherwise returns at once.
 
-use std::io;
+use std::io::{self, Write};
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::Duration;
@@ -152,6 +152,12 @@ pub fn send_raw(socket: BorrowedFd<'_>, packet: &[u8]) {
     use std::os::fd::AsRawFd;
     let flags = nix::sys::socket::MsgFlags::MSG_NOSIGNAL;
     nix::sys::socket::send(socket.as_fd().as_raw_fd(), packet, flags).unwrap();
+}
+
+/// Says a line on stderr, which is croupier's log, in one piece: `eprintln!` writes every part of it separately, and
+/// the others who write there would come in between.
+pub fn say(line: &str) {
+    io::stderr().write_all(format!("{line}\n").as_bytes()).unwrap();
 }
 
 /// Sleeps until somebody ends this process.

@@ -10,11 +10,12 @@ use mio::{Events, Interest, Poll};
 use super::address::Address;
 use super::dealing::{self, Stopped};
 use super::dialect::native::Buffer;
+use super::lifecycle;
 use super::listeners::{BindError, Listener};
 use super::reexec::Trial;
 use super::settings::{Settings, WORKERS_MAX};
 use super::supervisor::{Event, Outcome, Stop, Supervisor};
-use super::workers::Register;
+use super::workers::{Register, Worker};
 use crate::protocol::ids::{LaneId, WorkerId};
 use crate::protocol::time::Monotonic;
 use crate::sys::process;
@@ -249,7 +250,14 @@ impl Primary {
 
     /// The end of an ending: nobody new comes, and everybody who was there is dealt.
     fn close_listeners_if_empty(&mut self) {
-        if self.is_ending && self.listeners.iter().all(Listener::has_ended) {
+        // Whoever may still listen for the first time: no new worker is started any more.
+        let may_come = |worker: &Worker| match worker.state() {
+            lifecycle::State::Starting | lifecycle::State::Online => worker.ready_since.is_none(),
+            lifecycle::State::Ready | lifecycle::State::Draining | lifecycle::State::Disconnected => false,
+        };
+        let anyone_may_come = self.workers.iter().any(may_come);
+        let has_ended = |listener: &Listener| listener.has_ended() || listener.is_deserted() && !anyone_may_come;
+        if self.is_ending && self.listeners.iter().all(has_ended) {
             self.close_listeners();
             self.decide(Event::ListenersEnded);
         }
