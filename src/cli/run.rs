@@ -80,7 +80,7 @@ fn warn_of_tight_limits(settings: &Settings) {
     if in_flight > limit / 2 {
         log::warn!(
             "up to {in_flight} connections may be in flight, and the limit of open files is {limit}: \
-             dealing may pause; raise `ulimit -n` or lower --queue-max"
+             croupier may have to pause; raise `ulimit -n` or lower --queue-max"
         );
     }
 }
