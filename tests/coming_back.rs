@@ -189,7 +189,7 @@ fn what_waited_for_a_worker_before_its_pause_is_served_by_it_when_only_it_resume
     let croupier = Croupier::of_role(&options, "worker_on_command");
     let address = croupier.wait_ready(2);
     let mut clients = clients_with_requests(&address, 6);
-    for id in [1, 2] {
+    for id in [2, 1] {
         orders.give(&croupier, id, "pause");
     }
     orders.give(&croupier, 1, "resume");

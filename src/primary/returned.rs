@@ -30,9 +30,9 @@ pub const HELD_MAX: usize = 1024;
 pub enum Reason {
     /// Its worker died, or finished, before it took it.
     Untaken,
-    /// Its worker did not take it in time.
+    /// Its worker did not take it in time, or paused.
     Reclaimed,
-    /// Its worker did not want it, or could not keep it.
+    /// Its worker had taken it, and did not want it, or could not keep it.
     GivenBack,
     /// It was never dealt: the kernel did not take the message.
     Unsent,
@@ -59,7 +59,7 @@ pub struct CameBack {
     pub reason: Reason,
     /// When.
     pub at: Monotonic,
-    /// Who had it: it does not go there again while anybody else is ready.
+    /// Who had it.
     pub from: WorkerId,
     /// It has come straight out of the queue of this lane, whose account does not know it yet.
     pub uncounted: Option<LaneId>,
@@ -181,7 +181,7 @@ impl Returned {
     /// # Errors
     /// `EMFILE`, `ENOMEM`: there is nothing to receive it with. It stays in its queue; again later.
     pub fn next_for(&mut self, worker: WorkerId, any_other: bool) -> io::Result<Found> {
-        let may_go = |came_back: &CameBack| !any_other || came_back.from != worker;
+        let may_go = |it: &CameBack| !any_other || it.reason != Reason::GivenBack || it.from != worker;
         loop {
             let held = self.held.iter().enumerate().find(|(_, (.., came_back))| may_go(came_back));
             let held = held.map(|(index, (record, ..))| (record.sequence, index));
@@ -372,6 +372,13 @@ mod tests {
         returned.hold(record(2), some_fd(), came_back(B));
         assert_eq!(next(&mut returned, A, true), Some(2), "a younger one that may go there");
         assert_eq!(next(&mut returned, A, false), Some(1), "alone, it has to");
+    }
+
+    #[test]
+    fn what_a_worker_had_not_taken_may_go_there_again() {
+        let mut returned = Returned::default();
+        returned.hold(record(1), some_fd(), CameBack { reason: Reason::Reclaimed, ..came_back(A) });
+        assert_eq!(next(&mut returned, A, true), Some(1));
     }
 
     #[test]

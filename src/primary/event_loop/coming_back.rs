@@ -79,7 +79,7 @@ impl Primary {
             }
         }
         if lane.pause() != Pause::None {
-            self.reclaim(id, lane_id, Reason::GivenBack);
+            self.reclaim(id, lane_id, Reason::Reclaimed);
             self.watch();
         }
         self.look_for_room(id, lane_id);
