@@ -115,9 +115,8 @@ impl Primary {
     }
 
     fn reload_ended(&mut self, end: ReloadEnd) {
-        let generation = self.supervisor.generation();
         match end {
-            ReloadEnd::Done => log::info!("reload done generation={generation}"),
+            ReloadEnd::Done { generation } => log::info!("reload done generation={generation}"),
             ReloadEnd::NotReady => {
                 let why = self.last_failure.as_deref().unwrap_or("it did not become ready");
                 log::error!("reload stopped: the new worker failed: {why} [the old ones go on]");

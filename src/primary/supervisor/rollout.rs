@@ -30,7 +30,10 @@ enum Purpose {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ReloadEnd {
     /// Every worker is of the new generation.
-    Done,
+    Done {
+        /// That generation; the next reload may have begun in the same moment.
+        generation: u32,
+    },
     /// A new worker did not become ready: the old ones that are left go on.
     NotReady,
     /// Croupier is stopping.
@@ -146,7 +149,7 @@ impl Supervisor {
             }
         }
         if rollout.starting.is_empty() && rollout.pending.is_empty() {
-            self.end_rollout(ReloadEnd::Done, now, effects);
+            self.end_rollout(ReloadEnd::Done { generation: self.generation }, now, effects);
         }
     }
 
