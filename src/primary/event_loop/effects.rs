@@ -233,9 +233,11 @@ impl Primary {
         for (lane_id, lane) in worker.lanes() {
             self.listeners[lane.listener].unseat(slot, id, lane_id);
         }
-        let figures = worker.figures();
+        let mut figures = worker.figures();
         for (lane_id, lane) in worker.take_lanes() {
             let listener = &mut self.listeners[lane.listener];
+            // A lane that has ended left its queue to the listener.
+            figures.untaken += listener.returned.untaken_of(id, lane_id) as u64;
             let (primary_end, retained) = lane.into_ends();
             if listener.is_closed() {
                 continue;
