@@ -203,6 +203,39 @@ fn the_end_comes_although_no_worker_has_room() {
     assert_eq!(croupier.wait_exit(), Some(0));
 }
 
+/// Nobody will ever serve this client: it is no reason to wait for --shutdown-timeout, or to fail.
+#[test]
+fn a_client_of_a_listener_that_no_worker_asked_for_does_not_hold_up_the_end() {
+    let mut croupier = Croupier::demo(&["--workers", "1", "--listen", "127.0.0.1:0", "--shutdown-timeout", "5s"]);
+    croupier.wait_ready(1);
+    let lines = croupier.log().wait_for_count("dealing ", 2);
+    let unasked = lines[1].split(' ').find(|word| word.starts_with("127.0.0.1:")).unwrap();
+    let mut client = Client::connect(unasked).unwrap();
+    client.send(http::REQUEST).unwrap();
+    assert_eq!(croupier.terminate(), Some(0));
+    assert_ne!(client.response().unwrap_err().kind(), ErrorKind::WouldBlock, "its client sees a clear end");
+}
+
+/// The idle connections that take up all the room end, and so there is room.
+#[test]
+fn a_client_that_waits_for_room_does_not_hold_up_the_end() {
+    let options = ["--workers", "1", "--connections-max", "1", "--shutdown-timeout", "5s"];
+    let mut croupier = Croupier::demo(&options);
+    let address = croupier.wait_ready(1);
+    let mut idle = Client::connect(&address).unwrap();
+    idle.get().unwrap();
+    let mut waiting = Client::connect(&address).unwrap();
+    waiting.send(http::LAST_REQUEST).unwrap();
+    croupier.signal(Signal::SIGTERM);
+    assert_eq!(idle.rest().unwrap(), b"");
+    drop(idle);
+    match waiting.response() {
+        Ok(response) => assert_eq!(response.status, 200),
+        Err(error) => assert_ne!(error.kind(), ErrorKind::WouldBlock, "an answer or a clear end"),
+    }
+    assert_eq!(croupier.wait_exit(), Some(0));
+}
+
 #[test]
 fn a_worker_that_dies_during_the_end_does_not_hold_it_up() {
     let mut croupier = Croupier::demo(&["--workers", "4"]);

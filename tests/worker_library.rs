@@ -235,14 +235,14 @@ fn worker_with_threads() {
     let listener = listen(&ListenOptions::new());
     let who =
         std::env::var("CROUPIER_TEST_ADDRESS").map_or_else(|_| roles::join().id().to_string(), |_| "alone".into());
-    eprintln!("listens on {}", listener.address());
+    roles::say(&format!("listens on {}", listener.address()));
     let served = AtomicUsize::new(0);
     std::thread::scope(|scope| {
         for thread in 0..4 {
             let (listener, served, who) = (&listener, &served, &who);
             scope.spawn(move || {
                 while let Some(connection) = listener.accept().unwrap() {
-                    eprintln!("thread {thread} has a connection of {:?}", connection.peer_addr());
+                    roles::say(&format!("thread {thread} has a connection of {:?}", connection.peer_addr()));
                     if http::answer(&connection, who).unwrap_or(false) {
                         served.fetch_add(1, Ordering::Relaxed);
                     }
@@ -250,7 +250,7 @@ fn worker_with_threads() {
             });
         }
     });
-    eprintln!("all threads have ended, served={}", served.into_inner());
+    roles::say(&format!("all threads have ended, served={}", served.into_inner()));
 }
 
 #[test]
@@ -262,7 +262,7 @@ fn worker_for_one_at_a_time() {
     let open = AtomicUsize::new(0);
     std::thread::scope(|scope| {
         while let Some(connection) = listener.accept().unwrap() {
-            eprintln!("open={}", open.fetch_add(1, Ordering::SeqCst) + 1);
+            roles::say(&format!("open={}", open.fetch_add(1, Ordering::SeqCst) + 1));
             let open = &open;
             scope.spawn(move || {
                 http::answer(&connection, "1").unwrap();
@@ -292,7 +292,7 @@ fn worker_that_keeps_guards() {
             drop(stream);
             if let Some(kept) = &mut *kept.lock().unwrap() {
                 kept.push(guard);
-                eprintln!("guard kept");
+                roles::say("guard kept");
             }
         }
     });
@@ -323,7 +323,7 @@ fn worker_that_asks() {
         return;
     }
     let error = Listener::bind(&roles::variable(ADDRESS)).unwrap_err();
-    eprintln!("refused with {:?}: {error}", error.kind());
+    roles::say(&format!("refused with {:?}: {error}", error.kind()));
     roles::wait_for_the_end();
 }
 
@@ -335,9 +335,9 @@ fn worker_on_all_listeners() {
     let worker = roles::join();
     let first = worker.listen_on_first(&ListenOptions::new()).unwrap();
     let third = Listener::bind(&roles::variable(ADDRESS)).unwrap();
-    eprintln!("has both");
+    roles::say("has both");
     let again = worker.listen_on_first(&ListenOptions::new()).unwrap_err();
-    eprintln!("the second time: {:?}", again.kind());
+    roles::say(&format!("the second time: {:?}", again.kind()));
     std::thread::scope(|scope| {
         for listener in [&first, &third] {
             let who = worker.id().to_string();
@@ -366,7 +366,7 @@ fn worker_that_drops_its_listener() {
     poll.poll(&mut events, None).unwrap();
     assert!(events.iter().any(|event| event.token() == LISTENER), "a connection waits");
     drop(listener);
-    eprintln!("worker 1 dropped its listener");
+    roles::say("worker 1 dropped its listener");
     let mut ghosts = 0;
     loop {
         let is_last = Path::new(&roles::variable(GO)).exists();
@@ -376,7 +376,7 @@ fn worker_that_drops_its_listener() {
             break;
         }
     }
-    eprintln!("ghosts={ghosts}");
+    roles::say(&format!("ghosts={ghosts}"));
     wait_until("the primary says that it is over", || worker.drain().is_some());
 }
 

@@ -33,6 +33,9 @@ pub(super) enum Command {
     /// Run the built-in demo worker, a small HTTP server: under a primary it is dealt connections, alone it listens
     /// itself
     Demo(DemoOptions),
+    /// Say whether this program could take over from a running primary
+    #[command(hide = true)]
+    UpgradeCheck(UpgradeCheckOptions),
 }
 
 #[derive(Debug, Clone, Args)]
@@ -50,7 +53,7 @@ pub(super) struct RunOptions {
     #[arg(long, value_name = "N", env = "CROUPIER_BACKLOG", value_parser = clap::value_parser!(u32).range(1..))]
     pub(super) backlog: Option<u32>,
 
-    /// The most connections that wait untaken for one worker [default: 8]
+    /// The most connections that wait untaken for one worker [default: 16]
     #[arg(long, value_name = "N", env = "CROUPIER_QUEUE_MAX",
           value_parser = clap::value_parser!(u32).range(1..=crate::primary::settings::QUEUE_MAX_LIMIT as i64))]
     pub(super) queue_max: Option<u32>,
@@ -139,6 +142,13 @@ pub(super) struct RunOptions {
     /// The worker's command and its arguments [default: croupier demo]
     #[arg(last = true, value_name = "COMMAND")]
     pub(super) command: Vec<OsString>,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct UpgradeCheckOptions {
+    /// The arguments that it would be started with
+    #[arg(last = true)]
+    pub(super) arguments: Vec<OsString>,
 }
 
 #[derive(Debug, Args)]

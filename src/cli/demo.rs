@@ -2,8 +2,10 @@
 
 use std::net::SocketAddr;
 
-use super::arguments::DemoOptions;
-use super::{Exit, Failure};
+use log::LevelFilter;
+
+use super::arguments::{DemoOptions, LogFormat};
+use super::{Exit, Failure, log_writer};
 use crate::worker::event_loop::{EventLoop, Exchange, Next, Server};
 use crate::worker::{ListenOptions, Worker};
 
@@ -19,6 +21,7 @@ pub(super) fn demo(options: &DemoOptions) -> Result<(), Failure> {
         None => format!("pid-{}", std::process::id()),
     };
     let mut event_loop = EventLoop::new(Demo::new(&name)).map_err(|error| failed("start the event loop", error))?;
+    log_writer::install(LogFormat::Text, LevelFilter::Warn);
     let listen = ListenOptions::new().reuse_port(options.reuse_port);
     let listener = match &worker {
         Some(worker) => worker.listen_on_first(&listen),

@@ -85,7 +85,8 @@ fn write_items(items: &Receiver<Item>) {
             Item::Line(line) => {
                 let dropped = DROPPED.swap(0, Ordering::Relaxed);
                 if dropped > 0 {
-                    let _ = writeln!(stderr, "croupier: {dropped} log lines dropped: nobody read stderr");
+                    let notice = format!("croupier: {dropped} log lines dropped: nobody read stderr\n");
+                    let _ = stderr.write_all(notice.as_bytes());
                 }
                 // A closed stderr changes nothing.
                 let _ = stderr.write_all(&line);

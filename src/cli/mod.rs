@@ -7,6 +7,7 @@ mod demo;
 mod log_writer;
 mod run;
 mod settings;
+mod upgrade_check;
 
 use std::process::ExitCode;
 
@@ -53,6 +54,7 @@ pub fn main() -> ExitCode {
         Command::Run(options) => run::run(*options),
         Command::Check(options) => check::check(*options),
         Command::Demo(options) => demo::demo(&options),
+        Command::UpgradeCheck(options) => upgrade_check::upgrade_check(&options),
     };
     let exit = match done {
         Ok(()) => Exit::Clean,

@@ -5,6 +5,7 @@ use log::LevelFilter;
 use super::arguments::{LogFormat, RunOptions};
 use super::{Exit, Failure, log_writer, settings};
 use crate::primary::address::Address;
+use crate::primary::reexec::state::State;
 use crate::primary::settings::Settings;
 use crate::primary::supervisor::{GaveUp, Outcome};
 use crate::primary::{Ending, Primary, StartError};
@@ -34,16 +35,25 @@ pub(super) fn run(options: RunOptions) -> Result<(), Failure> {
     log_writer::install(options.log_format.unwrap_or(LogFormat::Text), level);
     let is_demo = options.command.is_empty();
     let mut settings = settings::resolve(options)?;
-    settings.command.open_files = Some(limits::raise_open_files().map_err(failed("raise the limit of open files"))?);
+    let state = State::claim().map_err(failed("take over from the old image"))?;
+    let raised = limits::raise_open_files().map_err(failed("raise the limit of open files"))?;
+    settings.command.open_files = state.as_ref().and_then(|state| state.open_files).or(Some(raised));
     let (command, shutdown_timeout) = (settings.command.display(), settings.plan.shutdown_timeout);
     warn_of_tight_limits(&settings);
 
-    let mut primary = Primary::bind(settings.clone()).map_err(|error| match error {
+    let is_new = state.is_none();
+    let started = match state {
+        None => Primary::bind(settings.clone()),
+        Some(state) => Primary::take_over(settings.clone(), state),
+    };
+    let mut primary = started.map_err(|error| match error {
         StartError::Bind(_) => Failure::new(Exit::CannotListen, error.to_string()),
         StartError::EventLoop(_) => Failure::new(Exit::Failed, error.to_string()),
     })?;
     primary.obey(signals).map_err(failed("read signals"))?;
-    announce(&settings, &primary, is_demo);
+    if is_new {
+        announce(&settings, &primary, is_demo);
+    }
     let ending = primary.run().map_err(failed("wait for events"))?;
     conclude(&ending, &command, shutdown_timeout)
 }
@@ -70,7 +80,7 @@ fn warn_of_tight_limits(settings: &Settings) {
     if in_flight > limit / 2 {
         log::warn!(
             "up to {in_flight} connections may be in flight, and the limit of open files is {limit}: \
-             dealing may pause; raise `ulimit -n` or lower --queue-max"
+             croupier may have to pause; raise `ulimit -n` or lower --queue-max"
         );
     }
 }

@@ -1,12 +1,13 @@
 //! From options to settings: the defaults, and the checks that need to look at this machine.
 
-use std::ffi::OsString;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use super::arguments::{Burst, RespawnWhen, RunOptions, WorkerCount};
-use super::{Exit, Failure};
+use super::{Exit, Failure, log_writer};
 use crate::primary::address::Address;
 use crate::primary::recycle::Recycle;
+use crate::primary::reexec::Invocation;
 use crate::primary::settings::{Command, QUEUE_MAX_DEFAULT, Settings};
 use crate::primary::supervisor::{Plan, Respawn};
 
@@ -50,7 +51,7 @@ pub(super) fn resolve(options: RunOptions) -> Result<Settings, Failure> {
     }
     let (program, arguments) = match options.command.split_first() {
         Some((program, arguments)) => (program.clone(), arguments.to_vec()),
-        None => demo_command()?,
+        None => (invocation().program.into(), vec!["demo".into()]),
     };
     Ok(Settings {
         name: options.name.unwrap_or_else(|| default_name(&listeners[0])),
@@ -61,6 +62,7 @@ pub(super) fn resolve(options: RunOptions) -> Result<Settings, Failure> {
         stall_after: options.stall_after.unwrap_or(STALL_AFTER),
         hang_timeout: options.hang_timeout,
         redeal_timeout: options.redeal_timeout.unwrap_or(REDEAL_TIMEOUT),
+        invocation: Some(invocation()),
         recycle: Recycle {
             after: options.recycle_after.map(|it| it.0),
             age: options.recycle_age.map(|it| it.0),
@@ -107,11 +109,18 @@ fn worker_count(wanted: Option<WorkerCount>) -> Result<u32, Failure> {
     })
 }
 
-fn demo_command() -> Result<(OsString, Vec<OsString>), Failure> {
-    let program = std::env::current_exe().map_err(|error| {
-        Failure::new(Exit::CannotStartWorkers, format!("cannot find this program's own file for the demo: {error}"))
-    })?;
-    Ok((program.into(), vec!["demo".into()]))
+/// How this process was started. The path is found once: /proc/self/exe goes on naming a file that was replaced.
+fn invocation() -> Invocation {
+    let mut arguments = std::env::args_os();
+    let name = PathBuf::from(arguments.next().unwrap_or_else(|| "croupier".into()));
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let found = if name.components().count() > 1 {
+        std::path::absolute(&name).ok()
+    } else {
+        std::env::split_paths(&path).map(|folder| folder.join(&name)).find(|file| file.is_file())
+    };
+    let program = found.or_else(|| std::env::current_exe().ok()).unwrap_or(name);
+    Invocation { program, arguments: arguments.collect(), before_exec: log_writer::flush }
 }
 
 fn default_name(first: &Address) -> String {

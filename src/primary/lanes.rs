@@ -1,9 +1,10 @@
 //! One lane as the primary has it: its channel, its account, and where it stands.
 
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd, RawFd};
 use std::time::Duration;
 
+use super::reexec::baggage::{self, Baggage};
 use super::room::{Account, Bounds, Impossible};
 use super::stall::Stall;
 use crate::protocol::Wait;
@@ -13,6 +14,7 @@ use crate::protocol::record::Record;
 use crate::protocol::scoreboard::{KickAt, LaneBoard, Pause};
 use crate::protocol::time::Monotonic;
 use crate::sys::fd_passing;
+use serde::{Deserialize, Serialize};
 
 /// One listener's part of one worker.
 #[derive(Debug)]
@@ -31,7 +33,7 @@ pub struct Lane {
 }
 
 /// Where a lane stands.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Phase {
     /// The worker has been given its end and has not said that it takes.
     Granted,
@@ -56,6 +58,17 @@ pub struct Figures {
     pub untaken: u64,
 }
 
+/// A lane as it goes over an exec.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct Saved {
+    listener: usize,
+    primary_end: RawFd,
+    retained: Option<RawFd>,
+    stall: Stall,
+    account: Account,
+    phase: Phase,
+}
+
 /// Whether there is room, after a look at the scoreboard.
 pub type Room = Result<bool, Impossible>;
 
@@ -73,6 +86,34 @@ impl Lane {
             board,
             phase: Phase::Granted,
         }
+    }
+
+    /// What the next image needs to go on with it.
+    pub fn save(&self, baggage: &mut Baggage) -> Saved {
+        Saved {
+            listener: self.listener,
+            primary_end: baggage.pack(self.primary_end.as_fd()),
+            retained: self.retained.as_ref().map(|retained| baggage.pack(retained.as_fd())),
+            stall: self.stall,
+            account: self.account,
+            phase: self.phase,
+        }
+    }
+
+    /// Goes on with it.
+    ///
+    /// # Errors
+    /// As [`baggage::unpack`].
+    pub fn restore(saved: Saved, board: LaneBoard) -> io::Result<Self> {
+        Ok(Self {
+            listener: saved.listener,
+            primary_end: PrimaryEnd::from_fd(baggage::unpack(saved.primary_end)?),
+            stall: saved.stall,
+            retained: saved.retained.map(baggage::unpack).transpose()?.map(WorkerEnd::from_fd),
+            account: saved.account,
+            board,
+            phase: saved.phase,
+        })
     }
 
     /// Where it stands.

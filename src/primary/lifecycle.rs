@@ -11,8 +11,9 @@
 //! ```
 //! The end of the process is not a state: the worker then leaves the register.
 
+use serde::{Deserialize, Serialize};
 /// Where a worker stands.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum State {
     /// Its process runs and has said nothing yet.
     Starting,

@@ -2,7 +2,7 @@
 
 use std::io;
 use std::net::SocketAddr;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd, RawFd};
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -13,11 +13,13 @@ use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use super::address::Address;
-use super::returned::{CameBack, Candidate, Found, REASON_COUNT, Reason, Returned};
+use super::reexec::baggage::{self, Baggage};
+use super::returned::{self, CameBack, Candidate, Found, REASON_COUNT, Reason, Returned};
 use super::scheduler::Rotation;
 use crate::protocol::ids::{LaneId, WorkerId};
 use crate::protocol::record::{Kind, Record};
 use crate::protocol::time::Monotonic;
+use serde::{Deserialize, Serialize};
 
 /// How long accepting rests when this process or the machine has no descriptors or memory left.
 pub const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
@@ -75,7 +77,7 @@ enum Ending {
 }
 
 /// What has happened on one listener since it was bound.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct Counters {
     /// Connections accepted.
     pub accepted: u64,
@@ -85,6 +87,20 @@ pub struct Counters {
     pub redealt: [u64; REASON_COUNT],
     /// Connections that came back and were closed because nobody took them in time.
     pub expired: u64,
+}
+
+/// A listener as it goes over an exec.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct Saved {
+    declared: String,
+    address: String,
+    socket: Option<RawFd>,
+    inode: Option<u64>,
+    next_slot: usize,
+    seats: Vec<Option<(WorkerId, LaneId)>>,
+    returned: returned::Saved,
+    counters: Counters,
+    is_asked_for: bool,
 }
 
 /// The next connection to deal.
@@ -150,6 +166,56 @@ impl Listener {
             returned: Returned::default(),
             counters: Counters::default(),
             is_asked_for: false,
+        })
+    }
+
+    /// What the next image needs to go on with it.
+    pub fn save(&self, baggage: &mut Baggage) -> Saved {
+        let (socket, inode) = match &self.socket {
+            Some(Socket::Tcp(listener)) => (Some(baggage.pack(listener.as_fd())), None),
+            Some(Socket::Unix(listener, file)) => (Some(baggage.pack(listener.as_fd())), Some(file.inode)),
+            None => (None, None),
+        };
+        Saved {
+            declared: self.declared.to_string(),
+            address: self.address.to_string(),
+            socket,
+            inode,
+            next_slot: self.rotation.position(),
+            seats: self.seats.clone(),
+            returned: self.returned.save(baggage),
+            counters: self.counters,
+            is_asked_for: self.is_asked_for,
+        }
+    }
+
+    /// Goes on with it. Nobody has room until somebody looks.
+    ///
+    /// # Errors
+    /// As [`baggage::unpack`].
+    pub fn restore(saved: Saved) -> io::Result<Self> {
+        let bad = |error| io::Error::new(io::ErrorKind::InvalidData, error);
+        let (declared, address) = (saved.declared.parse().map_err(bad)?, saved.address.parse().map_err(bad)?);
+        let socket = match (saved.socket.map(baggage::unpack).transpose()?, &address) {
+            (Some(fd), Address::Tcp { .. }) => Some(Socket::Tcp(mio::net::TcpListener::from_std(fd.into()))),
+            (Some(fd), Address::Unix(path)) => {
+                let file = SocketFile { path: path.clone(), inode: saved.inode.unwrap_or_default() };
+                Some(Socket::Unix(mio::net::UnixListener::from_std(fd.into()), file))
+            }
+            (None, _) => None,
+        };
+        Ok(Self {
+            declared,
+            address,
+            socket,
+            rotation: Rotation::starting_at(saved.next_slot),
+            seats: saved.seats,
+            readable: true,
+            rest: None,
+            ending: None,
+            returned: Returned::restore(saved.returned)?,
+            counters: saved.counters,
+            is_asked_for: saved.is_asked_for,
         })
     }
 
@@ -350,6 +416,11 @@ impl Listener {
     pub fn has_ended(&self) -> bool {
         let is_empty = self.is_backlog_empty() && self.returned.is_empty();
         self.socket.is_none() || self.ending == Some(Ending::Emptying) && is_empty
+    }
+
+    /// Nobody new is let in, and no worker takes those who are there.
+    pub fn is_deserted(&self) -> bool {
+        self.ending == Some(Ending::Emptying) && self.seats.iter().all(Option::is_none)
     }
 
     /// Nobody waits to be accepted. While no worker has room nobody accepts either, so that no `EAGAIN` has said so:

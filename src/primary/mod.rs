@@ -18,6 +18,7 @@ mod lanes;
 mod lifecycle;
 mod listeners;
 pub mod recycle;
+pub mod reexec;
 mod returned;
 pub mod room;
 pub mod scheduler;

@@ -1,5 +1,6 @@
 //! When a worker has served long enough. Pure.
 
+use serde::{Deserialize, Serialize};
 use std::time::Duration;
 
 /// After how much a worker is replaced. Every worker draws its own limits, so that those that were started together
@@ -24,7 +25,7 @@ pub struct Spread<T> {
 }
 
 /// The limits of one worker.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct Limits {
     taken_max: Option<u64>,
     age_max: Option<Duration>,

@@ -7,7 +7,7 @@
 
 use std::collections::VecDeque;
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, OwnedFd, RawFd};
 use std::time::Duration;
 
 use nix::errno::Errno;
@@ -18,18 +18,21 @@ use crate::protocol::ids::{LaneId, WorkerId};
 use crate::protocol::record::Record;
 use crate::protocol::time::Monotonic;
 use crate::sys::fd_passing;
+use serde::{Deserialize, Serialize};
+
+use super::reexec::baggage::{self, Baggage};
 
 /// The most connections that a listener holds. Above it no more give-backs are read: workers keep what they have.
 pub const HELD_MAX: usize = 1024;
 
 /// Why a connection came back.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Reason {
     /// Its worker died, or finished, before it took it.
     Untaken,
-    /// Its worker did not take it in time.
+    /// Its worker did not take it in time, or paused.
     Reclaimed,
-    /// Its worker did not want it, or could not keep it.
+    /// Its worker had taken it, and did not want it, or could not keep it.
     GivenBack,
     /// It was never dealt: the kernel did not take the message.
     Unsent,
@@ -50,13 +53,13 @@ pub struct Candidate {
 }
 
 /// How a connection came back.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct CameBack {
     /// Why.
     pub reason: Reason,
     /// When.
     pub at: Monotonic,
-    /// Who had it: it does not go there again while anybody else is ready.
+    /// Who had it.
     pub from: WorkerId,
     /// It has come straight out of the queue of this lane, whose account does not know it yet.
     pub uncounted: Option<LaneId>,
@@ -96,7 +99,52 @@ pub enum Found {
     Nothing,
 }
 
+/// All of them as they go over an exec.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct Saved {
+    held: Vec<(Record, RawFd, CameBack)>,
+    queues: Vec<(SavedQueue, RawFd, CameBack)>,
+}
+
+#[derive(Debug, Clone, Copy, Serialize, Deserialize)]
+enum SavedQueue {
+    Untaken,
+    GivenBack,
+}
+
 impl Returned {
+    /// What the next image needs to go on with them.
+    pub fn save(&self, baggage: &mut Baggage) -> Saved {
+        let held = self.held.iter();
+        let held = held.map(|(record, connection, it)| (*record, baggage.pack(connection.as_fd()), *it)).collect();
+        let queues = self.queues.iter().map(|queue| {
+            let (kind, fd) = match &queue.end {
+                QueueEnd::Untaken(end) => (SavedQueue::Untaken, end.as_fd()),
+                QueueEnd::GivenBack(end) => (SavedQueue::GivenBack, end.as_fd()),
+            };
+            (kind, baggage.pack(fd), queue.came_back)
+        });
+        Saved { held, queues: queues.collect() }
+    }
+
+    /// Goes on with them.
+    ///
+    /// # Errors
+    /// As [`baggage::unpack`].
+    pub fn restore(saved: Saved) -> io::Result<Self> {
+        let held = saved.held.into_iter().map(|(record, fd, it)| Ok((record, baggage::unpack(fd)?, it)));
+        let held = held.collect::<io::Result<_>>()?;
+        let queues = saved.queues.into_iter().map(|(kind, fd, came_back)| {
+            let fd = baggage::unpack(fd)?;
+            let end = match kind {
+                SavedQueue::Untaken => QueueEnd::Untaken(WorkerEnd::from_fd(fd)),
+                SavedQueue::GivenBack => QueueEnd::GivenBack(PrimaryEnd::from_fd(fd)),
+            };
+            Ok(Queue { end, came_back })
+        });
+        Ok(Self { held, queues: queues.collect::<io::Result<_>>()? })
+    }
+
     /// Holds a connection.
     pub fn hold(&mut self, record: Record, connection: OwnedFd, came_back: CameBack) {
         let came_back = CameBack { uncounted: None, ..came_back };
@@ -139,7 +187,7 @@ impl Returned {
     /// # Errors
     /// `EMFILE`, `ENOMEM`: there is nothing to receive it with. It stays in its queue; again later.
     pub fn next_for(&mut self, worker: WorkerId, any_other: bool) -> io::Result<Found> {
-        let may_go = |came_back: &CameBack| !any_other || came_back.from != worker;
+        let may_go = |it: &CameBack| !any_other || it.reason != Reason::GivenBack || it.from != worker;
         loop {
             let held = self.held.iter().enumerate().find(|(_, (.., came_back))| may_go(came_back));
             let held = held.map(|(index, (record, ..))| (record.sequence, index));
@@ -330,6 +378,13 @@ mod tests {
         returned.hold(record(2), some_fd(), came_back(B));
         assert_eq!(next(&mut returned, A, true), Some(2), "a younger one that may go there");
         assert_eq!(next(&mut returned, A, false), Some(1), "alone, it has to");
+    }
+
+    #[test]
+    fn what_a_worker_had_not_taken_may_go_there_again() {
+        let mut returned = Returned::default();
+        returned.hold(record(1), some_fd(), CameBack { reason: Reason::Reclaimed, ..came_back(A) });
+        assert_eq!(next(&mut returned, A, true), Some(1));
     }
 
     #[test]

@@ -10,9 +10,10 @@
 
 use crate::protocol::handshake::NO_KICK;
 use crate::protocol::scoreboard::{Counts, KickAt};
+use serde::{Deserialize, Serialize};
 
 /// The bounds of one lane.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Bounds {
     /// The most untaken connections, at least 1.
     pub queue_max: u64,
@@ -21,7 +22,7 @@ pub struct Bounds {
 }
 
 /// How many connections went where.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Account {
     bounds: Bounds,
     dealt: u64,

@@ -18,6 +18,16 @@ impl Rotation {
         Self::default()
     }
 
+    /// An empty rotation whose search begins at `next`.
+    pub fn starting_at(next: usize) -> Self {
+        Self { next, ..Self::default() }
+    }
+
+    /// Where the search for the next one begins.
+    pub fn position(&self) -> usize {
+        self.next
+    }
+
     /// Says whether the worker at `slot` has room.
     pub fn set_room(&mut self, slot: usize, has_room: bool) {
         self.with_room.set(slot, has_room);

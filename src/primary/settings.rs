@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use super::address::Address;
 use super::recycle::Recycle;
+use super::reexec::Invocation;
 use super::supervisor::Plan;
 use crate::sys::limits::OpenFiles;
 
@@ -32,6 +33,8 @@ pub struct Settings {
     pub redeal_timeout: Duration,
     /// When a worker has served long enough.
     pub recycle: Recycle,
+    /// How this process was started, for an upgrade in place; `None`: there is none.
+    pub invocation: Option<Invocation>,
     /// What a worker is.
     pub command: Command,
     /// How many there are, when they are replaced, and how long things may take.
@@ -57,7 +60,7 @@ pub struct Command {
 pub const QUEUE_MAX_LIMIT: u32 = 256;
 
 /// The default of [`Settings::queue_max`]: see "Benchmarks" in the README for how it was chosen.
-pub const QUEUE_MAX_DEFAULT: u32 = 8;
+pub const QUEUE_MAX_DEFAULT: u32 = 16;
 
 /// More workers than any machine has use for; a slip of the finger stops here.
 pub const WORKERS_MAX: u32 = 4096;

@@ -7,12 +7,13 @@
 use std::time::Duration;
 
 use crate::protocol::time::Monotonic;
+use serde::{Deserialize, Serialize};
 
 /// Looks per `stall_after`.
 pub const LOOKS: u32 = 2;
 
 /// What is known of one lane.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct Stall {
     last: Option<(u64, Monotonic)>,
     stuck: Duration,

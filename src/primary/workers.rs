@@ -1,13 +1,18 @@
 //! The register of workers: the only place where a worker's state is kept, and written.
 
 use std::collections::BTreeMap;
+use std::io;
+use std::os::fd::{AsFd, RawFd};
 use std::sync::Arc;
 
 use super::dialect::native::Native;
-use super::lanes::{Figures, Lane, Phase};
+use super::lanes::{self, Figures, Lane, Phase};
 use super::lifecycle::{Event, OutOfTurn, State};
 use super::recycle::Limits;
+use super::reexec::baggage::{self, Baggage};
 use super::room::Bounds;
+use serde::{Deserialize, Serialize};
+
 use crate::protocol::deal_channel::{PrimaryEnd, WorkerEnd};
 use crate::protocol::ids::{LaneId, Slot, WorkerId};
 use crate::protocol::scoreboard::{LANES_MAX, Scoreboard};
@@ -40,6 +45,8 @@ pub struct Worker {
     pub has_exited: bool,
     /// When its process was started.
     pub started_at: Monotonic,
+    /// The process that said hello: not always the one that was started.
+    pub hello_pid: Option<i32>,
     /// Said in `hello`; 0 before.
     pub open_files_max: u64,
     /// After how much it is replaced.
@@ -52,7 +59,46 @@ pub struct Worker {
     lanes: Vec<Option<Lane>>,
 }
 
+/// A worker as it goes over an exec.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct Saved {
+    id: WorkerId,
+    slot: Slot,
+    generation: u32,
+    pid: i32,
+    pidfd: RawFd,
+    control: RawFd,
+    board: RawFd,
+    limits: Limits,
+    due_since: Option<Monotonic>,
+    started_at: Monotonic,
+    hello_pid: Option<i32>,
+    open_files_max: u64,
+    ready_since: Option<Monotonic>,
+    state: State,
+    lanes: Vec<Option<lanes::Saved>>,
+}
+
 impl Register {
+    /// What the next image needs to go on with all of them.
+    pub fn save(&self, baggage: &mut Baggage) -> Vec<Saved> {
+        self.workers.values().map(|worker| worker.save(baggage)).collect()
+    }
+
+    /// Goes on with them.
+    ///
+    /// # Errors
+    /// As [`baggage::unpack`]; `InvalidData` for a board that is none.
+    pub fn restore(saved: Vec<Saved>, last_id: u32) -> io::Result<Self> {
+        let workers = saved.into_iter().map(|saved| Ok((saved.id, Worker::restore(saved)?)));
+        Ok(Self { workers: workers.collect::<io::Result<_>>()?, last_id })
+    }
+
+    /// The id of the last worker.
+    pub fn last_id(&self) -> u32 {
+        self.last_id
+    }
+
     /// The id for the next worker.
     pub fn next_id(&mut self) -> WorkerId {
         self.last_id += 1;
@@ -122,11 +168,55 @@ impl Worker {
             limits,
             due_since: None,
             has_exited: false,
+            hello_pid: None,
             open_files_max: 0,
             ready_since: None,
             state: State::Starting,
             lanes: Vec::new(),
         }
+    }
+
+    fn save(&self, baggage: &mut Baggage) -> Saved {
+        Saved {
+            id: self.id,
+            slot: self.slot,
+            generation: self.generation,
+            pid: self.process.pid(),
+            pidfd: baggage.pack(self.process.as_fd()),
+            control: baggage.pack(self.dialect.as_fd()),
+            board: baggage.pack(self.board.as_fd()),
+            limits: self.limits,
+            due_since: self.due_since,
+            started_at: self.started_at,
+            hello_pid: self.hello_pid,
+            open_files_max: self.open_files_max,
+            ready_since: self.ready_since,
+            state: self.state,
+            lanes: self.lanes.iter().map(|lane| lane.as_ref().map(|lane| lane.save(baggage))).collect(),
+        }
+    }
+
+    fn restore(saved: Saved) -> io::Result<Self> {
+        let board = Scoreboard::open(baggage::unpack(saved.board)?)?;
+        let lanes = (0..).map(LaneId).zip(saved.lanes);
+        let lanes = lanes.map(|(id, lane)| lane.map(|lane| Lane::restore(lane, board.lane(id))).transpose());
+        Ok(Self {
+            id: saved.id,
+            slot: saved.slot,
+            generation: saved.generation,
+            process: Process::inherited(saved.pid, baggage::unpack(saved.pidfd)?),
+            dialect: Native::from_fd(baggage::unpack(saved.control)?),
+            limits: saved.limits,
+            due_since: saved.due_since,
+            has_exited: false,
+            started_at: saved.started_at,
+            hello_pid: saved.hello_pid,
+            open_files_max: saved.open_files_max,
+            ready_since: saved.ready_since,
+            state: saved.state,
+            lanes: lanes.collect::<io::Result<_>>()?,
+            board,
+        })
     }
 
     /// Where it stands.

@@ -66,6 +66,11 @@ pub fn pair() -> io::Result<(PrimaryEnd, WorkerEnd)> {
 }
 
 impl PrimaryEnd {
+    /// The end that an earlier image of this process made.
+    pub fn from_fd(socket: OwnedFd) -> Self {
+        Self { socket }
+    }
+
     /// Deals one connection. `connection` is borrowed: close it after success, the worker (or the queue) has its own.
     ///
     /// # Errors

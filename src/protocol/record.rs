@@ -3,12 +3,13 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4, SocketAddrV6};
 
 use super::time::Monotonic;
+use serde::{Deserialize, Serialize};
 
 /// Bytes of one record. `FIONREAD` on the retained end divided by this is the number of untaken records.
 pub const RECORD_BYTES: usize = 48;
 
 /// What a record is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Kind {
     /// A connection: exactly one descriptor is attached.
     Connection,
@@ -30,7 +31,7 @@ pub enum Kind {
 ///        44..48  IPv6 flow information
 /// ```
 /// Numbers are little-endian; bytes that are not named are zero.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Record {
     /// Connection or probe.
     pub kind: Kind,

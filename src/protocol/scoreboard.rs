@@ -22,6 +22,7 @@ use std::time::Duration;
 use super::handshake::{self, NO_KICK};
 use super::ids::LaneId;
 use crate::sys::shared_memory::SharedWords;
+use serde::{Deserialize, Serialize};
 
 /// The most listeners that one worker can have at a time; the next one is refused with `EMFILE`.
 pub const LANES_MAX: usize = 24;
@@ -61,7 +62,7 @@ pub struct Scoreboard {
 }
 
 /// How many connections of one lane the worker has taken and has no more, as last seen.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct Counts {
     /// Received by the worker.
     pub taken: u64,

@@ -1,11 +1,12 @@
 //! A point in time as the deal record carries it, and the only kind of time that pure code knows.
 
+use serde::{Deserialize, Serialize};
 use std::ops::{Add, Sub};
 use std::time::Duration;
 
 /// Nanoseconds of `CLOCK_MONOTONIC`. A number rather than an `Instant`: it crosses process borders, and a
 /// simulation can make its own.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize)]
 pub struct Monotonic {
     /// Nanoseconds since some point before the machine's boot finished.
     pub ns: u64,

@@ -212,6 +212,18 @@ pub fn adopt_fd(number: RawFd) -> io::Result<OwnedFd> {
     Ok(unsafe { OwnedFd::from_raw_fd(number) })
 }
 
+/// Whether the descriptor with this number closes on exec.
+///
+/// # Errors
+/// `EBADF` if nothing is open under that number.
+pub fn set_close_on_exec(number: RawFd, close: bool) -> io::Result<()> {
+    // SAFETY: fcntl on an integer; it changes a flag of this process's descriptor table and nothing in memory.
+    if unsafe { libc::fcntl(number, libc::F_SETFD, if close { libc::FD_CLOEXEC } else { 0 }) } < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    Ok(())
+}
+
 #[cfg(test)]
 mod tests {
     use std::os::fd::AsFd;

@@ -1,12 +1,13 @@
 //! The limit of open files (`RLIMIT_NOFILE`).
 
+use serde::{Deserialize, Serialize};
 use std::io;
 
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 
 /// How many descriptors a process may have open: the soft limit binds, the hard one bounds the soft one.
 /// Source: getrlimit(2).
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct OpenFiles {
     /// In force.
     pub soft: u64,

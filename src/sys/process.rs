@@ -9,6 +9,7 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
 use std::process::Command;
+use std::ptr;
 
 use nix::errno::Errno;
 use nix::libc;
@@ -21,7 +22,7 @@ use super::limits::OpenFiles;
 
 /// How to start a process. It inherits fds 0, 1, 2 and `channel`, nothing else; default signal dispositions and an
 /// empty signal mask; a process group of its own.
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 pub struct Launch<'a> {
     /// The program, looked up in `PATH` if it has no slash.
     pub program: &'a OsStr,
@@ -33,6 +34,8 @@ pub struct Launch<'a> {
     pub directory: Option<&'a PathBuf>,
     /// The descriptor that stays open over the exec, under the same number.
     pub channel: BorrowedFd<'a>,
+    /// Its standard output; `None` is this process's.
+    pub stdout: Option<OwnedFd>,
     /// The limit of open files it gets; `None` is this process's.
     pub open_files: Option<OpenFiles>,
 }
@@ -82,6 +85,9 @@ impl Process {
         if let Some(directory) = launch.directory {
             command.current_dir(directory);
         }
+        if let Some(stdout) = &launch.stdout {
+            command.stdout(stdout.try_clone()?);
+        }
         let channel = launch.channel.as_raw_fd();
         let open_files = launch.open_files;
         // SAFETY: the closure runs between fork and exec and makes only async-signal-safe system calls; it
@@ -101,6 +107,11 @@ impl Process {
                 Err(error)
             }
         }
+    }
+
+    /// A child that an earlier image of this process started.
+    pub fn inherited(pid: i32, pidfd: OwnedFd) -> Self {
+        Self { pid: Pid::from_raw(pid), pidfd }
     }
 
     /// The process's number, for people and logs.
@@ -172,6 +183,12 @@ fn open_pidfd(pid: Pid) -> io::Result<OwnedFd> {
     Ok(unsafe { OwnedFd::from_raw_fd(fd as i32) })
 }
 
+/// The highest signal of the kernel, the size of its signal sets, and the default disposition in its own layout:
+/// all zero, whatever the order of the fields. Source: rt_sigaction(2), signal(7).
+const LAST_SIGNAL: i32 = 64;
+const SIGNAL_SET_BYTES: usize = 8;
+const DEFAULT_ACTION: [u64; 4] = [0; 4];
+
 /// Runs in the child between fork and exec.
 fn prepare_child(channel: i32, open_files: Option<OpenFiles>) -> io::Result<()> {
     close_on_exec_from(3);
@@ -180,9 +197,10 @@ fn prepare_child(channel: i32, open_files: Option<OpenFiles>) -> io::Result<()> 
         if libc::fcntl(channel, libc::F_SETFD, 0) < 0 {
             return Err(io::Error::last_os_error());
         }
-        for signal in 1..=libc::SIGRTMAX() {
-            // Fails for SIGKILL, SIGSTOP and the two of libc's own: nothing to do there.
-            libc::signal(signal, libc::SIG_DFL);
+        for signal in 1..=LAST_SIGNAL {
+            // The bare system call: libc's refuses its own two signals, which may have been inherited ignored. It
+            // fails for SIGKILL and SIGSTOP, whose disposition is always the default.
+            libc::syscall(libc::SYS_rt_sigaction, signal, &DEFAULT_ACTION, ptr::null::<u64>(), SIGNAL_SET_BYTES);
         }
         let mut none: libc::sigset_t = std::mem::zeroed();
         libc::sigemptyset(&mut none);
@@ -231,7 +249,15 @@ mod tests {
     use super::*;
 
     fn launch<'a>(program: &'a OsStr, arguments: &'a [OsString], channel: &'a OwnedFd) -> Launch<'a> {
-        Launch { program, arguments, variables: &[], directory: None, channel: channel.as_fd(), open_files: None }
+        Launch {
+            program,
+            arguments,
+            variables: &[],
+            directory: None,
+            channel: channel.as_fd(),
+            stdout: None,
+            open_files: None,
+        }
     }
 
     fn wait(process: &Process) -> Exit {

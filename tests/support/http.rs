@@ -3,6 +3,7 @@
 use std::io::{self, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::os::unix::net::UnixStream;
+use std::time::Duration;
 
 use super::DEADLINE;
 
@@ -35,6 +36,19 @@ impl Client<TcpStream> {
 
     pub fn stream(&self) -> &TcpStream {
         &self.stream
+    }
+
+    pub fn own_address(&self) -> SocketAddr {
+        self.stream.local_addr().expect("it is connected")
+    }
+
+    /// Nothing comes for a while. An answer that should not come and comes later than that is not noticed; one that
+    /// comes in time is.
+    pub fn stays_silent(&self) -> bool {
+        self.stream.set_read_timeout(Some(Duration::from_millis(100))).expect("above 0");
+        let silent = self.stream.peek(&mut [0]).is_err_and(|error| error.kind() == io::ErrorKind::WouldBlock);
+        self.stream.set_read_timeout(Some(DEADLINE)).expect("above 0");
+        silent
     }
 }
 
@@ -115,6 +129,18 @@ pub fn get(address: &str) -> io::Result<Response> {
     let mut client = Client::connect(address)?;
     client.send(LAST_REQUEST)?;
     client.response()
+}
+
+/// The workers that answer the next requests, each on a connection of its own.
+#[track_caller]
+pub fn next_workers(address: &str, count: usize) -> Vec<u32> {
+    (0..count).map(|_| get(address).unwrap().worker()).collect()
+}
+
+/// Whether these are the turns of `worker_count` workers, each in its place.
+pub fn is_rotation(workers: &[u32], worker_count: usize) -> bool {
+    let first: std::collections::BTreeSet<u32> = workers.iter().take(worker_count).copied().collect();
+    first.len() == worker_count && workers.windows(worker_count + 1).all(|turn| turn[0] == turn[worker_count])
 }
 
 /// A worker's part: reads one request, answers it as `who`, and says that the connection ends. False if no request

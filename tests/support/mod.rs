@@ -6,6 +6,7 @@
 #![allow(dead_code)] // Every test program uses another part.
 
 pub mod http;
+pub mod load;
 pub mod log;
 pub mod processes;
 pub mod roles;

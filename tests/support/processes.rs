@@ -3,6 +3,9 @@
 use std::collections::BTreeMap;
 use std::fs;
 
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+
 use super::wait_until;
 
 /// A line of `/proc/PID/stat`, as far as it matters here.
@@ -53,6 +56,19 @@ pub fn wait_gone(pid: i32) {
 #[track_caller]
 pub fn wait_stopped(pid: i32) {
     wait_until(&format!("process {pid} stops"), || stat(pid).is_some_and(|stat| stat.state == 'T'));
+}
+
+/// Sends a signal to a process that the caller knows to be there.
+#[track_caller]
+pub fn send(pid: i32, signal: Signal) {
+    kill(Pid::from_raw(pid), signal).unwrap();
+}
+
+/// SIGSTOP, and waits until it has taken effect.
+#[track_caller]
+pub fn stop(pid: i32) {
+    send(pid, Signal::SIGSTOP);
+    wait_stopped(pid);
 }
 
 /// The environment that it was started with.

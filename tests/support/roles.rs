@@ -1,9 +1,10 @@
 //! Workers that are the test program itself. It is started again with the name of one of its test functions; that
 //! function plays the worker when [`ROLE`] names it, and otherwise returns at once.
 
-use std::io;
+use std::io::{self, Write};
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use croupier::protocol::Wait;
@@ -14,9 +15,9 @@ use croupier::protocol::deal_channel::{Took, WorkerEnd};
 use croupier::protocol::ids::{LaneId, WorkerId};
 use croupier::protocol::scoreboard::{LaneBoard, Scoreboard};
 use croupier::worker::event_loop::{EventLoop, Exchange, Next, Server};
-use croupier::worker::{ListenOptions, Worker};
+use croupier::worker::{ListenOptions, Listener, Worker};
 
-use super::http;
+use super::{Croupier, Directory, http};
 
 /// The variable that says which part to play.
 pub const ROLE: &str = "CROUPIER_TEST_ROLE";
@@ -70,6 +71,83 @@ impl Server for Good {
         exchange.output.extend_from_slice([head.as_str(), name].concat().as_bytes());
         if exchange.draining { Next::Close } else { Next::Idle }
     }
+}
+
+/// The variable that names the directory of [`obey_files`].
+pub const ORDERS: &str = "CROUPIER_TEST_ORDERS";
+
+/// The test's side of [`obey_files`].
+pub struct Orders(Directory);
+
+impl Orders {
+    pub fn new() -> Self {
+        Self(Directory::new())
+    }
+
+    /// The option of croupier that lets its workers obey.
+    pub fn option(&self) -> String {
+        format!("--env={ORDERS}={}", self.0.path().display())
+    }
+
+    /// Waits until worker `id` has obeyed.
+    #[track_caller]
+    pub fn give(&self, croupier: &Croupier, id: u32, order: &str) {
+        let obeyed = format!("worker {id} obeys {order}");
+        let before = croupier.log().count(&obeyed);
+        std::fs::write(self.0.file(&format!("{id}.{order}")), "").unwrap();
+        croupier.log().wait_for_count(&obeyed, before + 1);
+    }
+}
+
+/// A worker on the library that takes and answers one connection after the other, and obeys the files that the test
+/// puts into [`ORDERS`]: `ID.take` has it begin to take, `ID.pause` and `ID.resume` do so, `ID.return` has it give
+/// back whatever it takes from then on. It says when it has obeyed, and whose connection it has.
+pub fn obey_files() {
+    let worker = join();
+    let id = worker.id();
+    let listener = worker.listen_on_first(&ListenOptions::new()).unwrap();
+    let gives_back = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            for order in orders(&id.to_string()) {
+                match order {
+                    "take" => _ = scope.spawn(|| take_all(&listener, &id.to_string(), &gives_back)),
+                    "pause" => listener.pause(),
+                    "resume" => listener.resume(),
+                    _ => gives_back.store(true, Ordering::SeqCst),
+                }
+                eprintln!("worker {id} obeys {order}");
+            }
+        });
+    });
+}
+
+/// The orders to `who`, as they come; each file is obeyed once, and can be put there again.
+fn orders(who: &str) -> impl Iterator<Item = &'static str> {
+    let directory = variable(ORDERS);
+    std::iter::from_fn(move || {
+        loop {
+            for order in ["take", "pause", "resume", "return"] {
+                if std::fs::remove_file(format!("{directory}/{who}.{order}")).is_ok() {
+                    return Some(order);
+                }
+            }
+            std::thread::sleep(Duration::from_millis(1));
+        }
+    })
+}
+
+fn take_all(listener: &Listener, who: &str, gives_back: &AtomicBool) {
+    while let Some(connection) = listener.accept().unwrap() {
+        if gives_back.load(Ordering::SeqCst) {
+            eprintln!("worker {who} returns a connection of {:?}", connection.peer_addr());
+            connection.give_back().unwrap();
+        } else {
+            eprintln!("worker {who} has a connection of {:?}", connection.peer_addr());
+            let _ = http::answer(&connection, who);
+        }
+    }
+    std::process::exit(0);
 }
 
 /// A worker without the library: it speaks the protocol itself, and can say what the library never would.
@@ -152,6 +230,12 @@ pub fn send_raw(socket: BorrowedFd<'_>, packet: &[u8]) {
     use std::os::fd::AsRawFd;
     let flags = nix::sys::socket::MsgFlags::MSG_NOSIGNAL;
     nix::sys::socket::send(socket.as_fd().as_raw_fd(), packet, flags).unwrap();
+}
+
+/// Says a line on stderr, which is croupier's log, in one piece: `eprintln!` writes every part of it separately, and
+/// the others who write there would come in between.
+pub fn say(line: &str) {
+    io::stderr().write_all(format!("{line}\n").as_bytes()).unwrap();
 }
 
 /// Sleeps until somebody ends this process.

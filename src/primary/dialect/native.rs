@@ -25,6 +25,11 @@ impl Native {
         Ok((Self { channel }, theirs))
     }
 
+    /// The end of a channel that an earlier image of this process made.
+    pub fn from_fd(channel: OwnedFd) -> Self {
+        Self { channel: ControlChannel::from_fd(channel) }
+    }
+
     /// What the worker said next, or `None` when there is nothing more for now. A descriptor that comes with a
     /// message is closed: no message of this version carries one up.
     pub fn hear(&self, buffer: &mut Buffer) -> Option<Said> {

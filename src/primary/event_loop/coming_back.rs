@@ -4,8 +4,6 @@
 use std::os::fd::{AsFd, OwnedFd};
 use std::time::Duration;
 
-use nix::sys::socket::{SockType, SockaddrStorage, getpeername, getsockopt, sockopt};
-
 use super::Primary;
 use crate::primary::lanes::Phase;
 use crate::primary::returned::{CameBack, Reason};
@@ -81,7 +79,7 @@ impl Primary {
             }
         }
         if lane.pause() != Pause::None {
-            self.reclaim(id, lane_id, Reason::GivenBack);
+            self.reclaim(id, lane_id, Reason::Reclaimed);
             self.watch();
         }
         self.look_for_room(id, lane_id);
@@ -243,13 +241,13 @@ pub(super) fn came_back(reason: Reason, from: WorkerId) -> CameBack {
 /// Makes sure that a descriptor that came up is a live connection, fit for another worker. A lingering socket would
 /// block whoever closes it (measured: 3 s).
 fn prepare(connection: &OwnedFd) -> Result<(), &'static str> {
-    let fd = connection.as_fd();
-    if getsockopt(&fd, sockopt::SockType).ok() != Some(SockType::Stream) {
+    let socket = socket2::SockRef::from(connection);
+    if socket.r#type().ok() != Some(socket2::Type::STREAM) {
         return Err("it is no stream socket");
     }
-    if getpeername::<SockaddrStorage>(std::os::fd::AsRawFd::as_raw_fd(&fd)).is_err() {
+    if socket.peer_addr().is_err() {
         return Err("its client has gone");
     }
-    let _ = socket2::SockRef::from(connection).set_linger(None);
+    let _ = socket.set_linger(None);
     Ok(())
 }

@@ -65,6 +65,7 @@ impl Primary {
         if worker.apply(lifecycle::Event::Hello).is_err() {
             return self.end_worker(id, "it said hello twice");
         }
+        worker.hello_pid = i32::try_from(pid).ok();
         worker.open_files_max = open_files_max;
         log::debug!("worker={id} pid={pid} online open_files_max={open_files_max}");
         if let Err(error) = worker.dialect.welcome(id, worker.slot, worker.generation, worker.board.as_fd()) {

@@ -44,7 +44,7 @@ impl Primary {
             Effect::CloseListeners => self.close_listeners(),
             Effect::Drain(id) => self.disconnect(id, IdleRule::GiveBack),
             Effect::Disconnect(id) => self.disconnect(id, IdleRule::Close),
-            Effect::Terminate(id) => self.signal(id, Signal::SIGTERM),
+            Effect::Terminate(id) => self.terminate(id),
             Effect::Kill(id, reason) => self.kill(id, reason),
             Effect::ReloadEnded(end) => self.reload_ended(end),
             Effect::Finish(outcome) => self.outcome = Some(outcome),
@@ -89,6 +89,7 @@ impl Primary {
             variables: &variables,
             directory: command.directory.as_ref(),
             channel: channel.as_fd(),
+            stdout: None,
             open_files: command.open_files,
         })?;
         let registry = self.poll.registry();
@@ -114,9 +115,8 @@ impl Primary {
     }
 
     fn reload_ended(&mut self, end: ReloadEnd) {
-        let generation = self.supervisor.generation();
         match end {
-            ReloadEnd::Done => log::info!("reload done generation={generation}"),
+            ReloadEnd::Done { generation } => log::info!("reload done generation={generation}"),
             ReloadEnd::NotReady => {
                 let why = self.last_failure.as_deref().unwrap_or("it did not become ready");
                 log::error!("reload stopped: the new worker failed: {why} [the old ones go on]");
@@ -155,6 +155,10 @@ impl Primary {
         for listener in &mut self.listeners {
             listener.begin_ending(now);
         }
+        // Workers go on taking until their lanes end. But what is idle there must not keep out who is in the backlog.
+        for worker in self.workers.iter().filter(|worker| worker.state().hears()) {
+            let _ = worker.dialect.disconnect(IdleRule::Close);
+        }
     }
 
     pub(super) fn close_listeners(&mut self) {
@@ -189,14 +193,20 @@ impl Primary {
         }
         let idle = if others_everywhere { idle } else { IdleRule::Close };
         if !hears || worker.dialect.disconnect(idle).is_err() {
-            self.signal(id, Signal::SIGTERM);
+            self.terminate(id);
         }
     }
 
-    pub(super) fn signal(&mut self, id: WorkerId, signal: Signal) {
-        if let Some(worker) = self.workers.get(id) {
-            log::debug!("worker={id} pid={} {signal}", worker.process.pid());
-            worker.process.signal(signal);
+    /// SIGTERM to the worker. If the process that was started is not the one that said hello, a shell stands in
+    /// between, or it is no worker at all: then to its whole group.
+    fn terminate(&mut self, id: WorkerId) {
+        let Some(worker) = self.workers.get(id) else { return };
+        let pid = worker.process.pid();
+        log::debug!("worker={id} pid={pid} SIGTERM");
+        if worker.hello_pid == Some(pid) {
+            worker.process.signal(Signal::SIGTERM);
+        } else {
+            worker.process.signal_group(Signal::SIGTERM);
         }
     }
 

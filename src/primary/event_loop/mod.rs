@@ -10,10 +10,12 @@ use mio::{Events, Interest, Poll};
 use super::address::Address;
 use super::dealing::{self, Stopped};
 use super::dialect::native::Buffer;
+use super::lifecycle;
 use super::listeners::{BindError, Listener};
+use super::reexec::Trial;
 use super::settings::{Settings, WORKERS_MAX};
 use super::supervisor::{Event, Outcome, Stop, Supervisor};
-use super::workers::Register;
+use super::workers::{Register, Worker};
 use crate::protocol::ids::{LaneId, WorkerId};
 use crate::protocol::time::Monotonic;
 use crate::sys::process;
@@ -24,6 +26,7 @@ mod coming_back;
 mod conversation;
 mod effects;
 mod token;
+mod upgrade;
 
 /// How long after the first worker is ready a declared listener that nobody asked for is worth a warning.
 const UNASKED_AFTER: Duration = Duration::from_secs(2);
@@ -39,6 +42,13 @@ pub struct Primary {
     supervisor: Supervisor,
     /// Connections accepted so far.
     sequence: u64,
+    /// When the first image of this process was started.
+    started_at: Monotonic,
+    upgrade_count: u32,
+    /// The new program on trial, while an upgrade is under way.
+    trial: Option<Trial>,
+    /// The supervisor has been told that croupier begins.
+    has_begun: bool,
     outcome: Option<Outcome>,
     /// How the last worker that never became ready failed, for people.
     last_failure: Option<String>,
@@ -82,33 +92,41 @@ impl Primary {
     /// # Errors
     /// [`StartError`]; what was bound is released again.
     pub fn bind(settings: Settings) -> Result<Self, StartError> {
-        let poll = Poll::new()?;
-        let next_due_look = (!settings.recycle.is_off()).then(Monotonic::now);
-        let mut listeners = Vec::new();
-        for address in &settings.listeners {
-            let mut listener = Listener::bind(address, settings.backlog)?;
-            listener.register(poll.registry(), Source::Listener(listeners.len()).token())?;
-            listeners.push(listener);
+        let mut primary = Self::new(settings, Poll::new()?);
+        for address in &primary.settings.listeners {
+            let mut listener = Listener::bind(address, primary.settings.backlog)?;
+            let token = Source::Listener(primary.listeners.len()).token();
+            listener.register(primary.poll.registry(), token)?;
+            primary.listeners.push(listener);
         }
-        Ok(Self {
+        Ok(primary)
+    }
+
+    fn new(settings: Settings, poll: Poll) -> Self {
+        let now = Monotonic::now();
+        Self {
             supervisor: Supervisor::new(settings.plan),
+            next_due_look: (!settings.recycle.is_off()).then_some(now),
             settings,
             poll,
             signals: None,
-            listeners,
+            listeners: Vec::new(),
             workers: Register::default(),
             sequence: 0,
+            started_at: now,
+            upgrade_count: 0,
+            trial: None,
+            has_begun: false,
             outcome: None,
             last_failure: None,
             interrupted: false,
             is_ending: false,
             unasked_at: None,
             next_look: None,
-            next_due_look,
             unheard: Vec::new(),
             more_to_hear: Vec::new(),
             buffer: Buffer::default(),
-        })
+        }
     }
 
     /// The real addresses of the listeners.
@@ -133,7 +151,9 @@ impl Primary {
     /// Those of epoll_wait(2): none is expected.
     pub fn run(mut self) -> io::Result<Ending> {
         let mut events = Events::with_capacity(1024);
-        self.decide(Event::Begun);
+        if !std::mem::replace(&mut self.has_begun, true) {
+            self.decide(Event::Begun);
+        }
         loop {
             self.let_time_pass();
             let more = self.deal_all();
@@ -155,6 +175,7 @@ impl Primary {
                     Source::Control(worker) => self.hear_worker(worker),
                     Source::Exit(worker) => self.see_exit(worker),
                     Source::Signals => self.hear_signals(),
+                    Source::Trial => self.judge_trial(),
                 }
             }
         }
@@ -163,7 +184,8 @@ impl Primary {
     fn timeout(&self) -> Option<Duration> {
         let redeal_timeout = self.settings.redeal_timeout;
         let of_listeners = self.listeners.iter().filter_map(|listener| listener.deadline(redeal_timeout));
-        let others = [self.supervisor.deadline(), self.unasked_at, self.next_look, self.next_due_look];
+        let trial = self.trial.as_ref().map(|trial| trial.deadline);
+        let others = [self.supervisor.deadline(), self.unasked_at, self.next_look, self.next_due_look, trial];
         let due = of_listeners.chain(others.into_iter().flatten()).min()?;
         Some(due.since(Monotonic::now()))
     }
@@ -188,6 +210,9 @@ impl Primary {
         }
         if self.next_look.is_some_and(|at| now >= at) {
             self.look_for_stalls(now);
+        }
+        if self.trial_is_overdue(now) {
+            self.judge_trial();
         }
         if self.next_due_look.is_some_and(|at| now >= at) {
             self.look_for_due(now);
@@ -225,7 +250,14 @@ impl Primary {
 
     /// The end of an ending: nobody new comes, and everybody who was there is dealt.
     fn close_listeners_if_empty(&mut self) {
-        if self.is_ending && self.listeners.iter().all(Listener::has_ended) {
+        // Whoever may still listen for the first time: no new worker is started any more.
+        let may_come = |worker: &Worker| match worker.state() {
+            lifecycle::State::Starting | lifecycle::State::Online => worker.ready_since.is_none(),
+            lifecycle::State::Ready | lifecycle::State::Draining | lifecycle::State::Disconnected => false,
+        };
+        let anyone_may_come = self.workers.iter().any(may_come);
+        let has_ended = |listener: &Listener| listener.has_ended() || listener.is_deserted() && !anyone_may_come;
+        if self.is_ending && self.listeners.iter().all(has_ended) {
             self.close_listeners();
             self.decide(Event::ListenersEnded);
         }
@@ -249,6 +281,10 @@ impl Primary {
                 }
                 Signal::SIGTTIN => self.scale(signal, self.supervisor.worker_count() + 1),
                 Signal::SIGTTOU => self.scale(signal, self.supervisor.worker_count() - 1),
+                Signal::SIGUSR2 => {
+                    log::info!("signal={signal} [upgrading]");
+                    self.upgrade_requested();
+                }
                 other => log::warn!("signal={other} has no meaning yet [ignored]"),
             }
         }

@@ -8,6 +8,7 @@ use crate::protocol::ids::{LaneId, WorkerId};
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Source {
     Signals,
+    Trial,
     Listener(usize),
     Control(WorkerId),
     Exit(WorkerId),
@@ -21,6 +22,7 @@ impl Source {
     pub(super) fn token(self) -> Token {
         let (kind, lane, number) = match self {
             Source::Signals => (0, 0, 0),
+            Source::Trial => (5, 0, 0),
             Source::Listener(index) => (1, 0, index),
             Source::Control(worker) => (2, 0, worker.0 as usize),
             Source::Exit(worker) => (3, 0, worker.0 as usize),
@@ -37,7 +39,8 @@ impl Source {
             1 => Source::Listener(number as usize),
             2 => Source::Control(WorkerId(number)),
             3 => Source::Exit(WorkerId(number)),
-            _ => Source::Deal(WorkerId(number), lane),
+            4 => Source::Deal(WorkerId(number), lane),
+            _ => Source::Trial,
         }
     }
 }
@@ -51,6 +54,7 @@ mod tests {
         let worker = WorkerId(u32::MAX);
         let sources = [
             Source::Signals,
+            Source::Trial,
             Source::Listener(3),
             Source::Control(worker),
             Source::Exit(WorkerId(1)),

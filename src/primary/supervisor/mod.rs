@@ -21,6 +21,7 @@ use crate::protocol::ids::{Slot, WorkerId};
 use crate::protocol::time::Monotonic;
 pub use rollout::ReloadEnd;
 use rollout::{Incoming, Leaver, Rollout, Stage};
+use serde::{Deserialize, Serialize};
 
 /// The shortest and the longest pause before a worker that never became ready is started again; doubled each time.
 pub const BACKOFF_MIN: Duration = Duration::from_millis(100);
@@ -30,7 +31,7 @@ pub const BACKOFF_MAX: Duration = Duration::from_secs(30);
 pub const SETTLED: Duration = Duration::from_secs(1);
 
 /// Whether an ended worker is replaced.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Respawn {
     /// Whatever its exit.
     Always,
@@ -41,7 +42,7 @@ pub enum Respawn {
 }
 
 /// What the supervisor goes by.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Plan {
     /// How many workers there should be.
     pub worker_count: u32,
@@ -150,7 +151,7 @@ pub enum KillReason {
 }
 
 /// Why croupier ended.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Outcome {
     /// It was asked to, and every worker finished.
     Stopped,
@@ -166,7 +167,7 @@ pub enum Outcome {
 }
 
 /// Why workers cannot be started.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum GaveUp {
     /// The command is not there or not executable.
     NoCommand,
@@ -177,7 +178,7 @@ pub enum GaveUp {
 }
 
 /// The supervisor.
-#[derive(Debug)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Supervisor {
     plan: Plan,
     slots: Vec<Seat>,
@@ -201,7 +202,7 @@ pub struct Supervisor {
 }
 
 /// One slot.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 struct Seat {
     occupant: Occupant,
     /// Who is to take over from the occupant.
@@ -210,7 +211,7 @@ struct Seat {
     failures_in_row: u32,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 enum Occupant {
     /// Nobody, until then.
     Vacant { start_at: Monotonic },
@@ -230,7 +231,7 @@ enum Occupant {
     Done,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 enum Phase {
     Running,
     Delaying { until: Monotonic },
@@ -307,6 +308,11 @@ impl Supervisor {
         });
         let of_rollout = self.rollout_deadlines().filter(|_| self.is_running());
         of_slots.chain(of_phase).chain(of_rollout).min()
+    }
+
+    /// Goes on by another plan, with as many workers as there are.
+    pub fn set_plan(&mut self, plan: Plan) {
+        self.plan = Plan { worker_count: self.plan.worker_count, ..plan };
     }
 
     /// How many reloads there have been: the generation of workers that are started now.

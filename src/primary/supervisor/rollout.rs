@@ -9,9 +9,10 @@ use std::collections::VecDeque;
 use super::{Effect, KillReason, Occupant, Phase, Seat, Supervisor};
 use crate::protocol::ids::{Slot, WorkerId};
 use crate::protocol::time::Monotonic;
+use serde::{Deserialize, Serialize};
 
 /// A rollout under way.
-#[derive(Debug)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub(super) struct Rollout {
     purpose: Purpose,
     pending: VecDeque<Slot>,
@@ -19,7 +20,7 @@ pub(super) struct Rollout {
     starting: Vec<Slot>,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 enum Purpose {
     Reload,
     Recycle,
@@ -29,7 +30,10 @@ enum Purpose {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ReloadEnd {
     /// Every worker is of the new generation.
-    Done,
+    Done {
+        /// That generation; the next reload may have begun in the same moment.
+        generation: u32,
+    },
     /// A new worker did not become ready: the old ones that are left go on.
     NotReady,
     /// Croupier is stopping.
@@ -37,7 +41,7 @@ pub enum ReloadEnd {
 }
 
 /// The worker that is to take over a slot.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) enum Incoming {
     /// `Start` is on its way.
     Requested,
@@ -48,13 +52,13 @@ pub(super) enum Incoming {
 }
 
 /// A worker that has lost its slot.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Leaver {
     pub(super) worker: WorkerId,
     pub(super) stage: Stage,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) enum Stage {
     /// It serves until somebody else is ready.
     Deferred,
@@ -145,7 +149,7 @@ impl Supervisor {
             }
         }
         if rollout.starting.is_empty() && rollout.pending.is_empty() {
-            self.end_rollout(ReloadEnd::Done, now, effects);
+            self.end_rollout(ReloadEnd::Done { generation: self.generation }, now, effects);
         }
     }
 

@@ -14,7 +14,7 @@ fn a_reload_goes_slot_by_slot_and_the_new_one_is_ready_before_the_old_one_drains
     assert_eq!(rig.becomes_ready(NEW_A), [Effect::Drain(A), Effect::Start(Slot(1))]);
     assert_eq!(rig.exits(A, true), [], "nobody replaces the replaced");
     rig.start_succeeds(0);
-    assert_eq!(rig.becomes_ready(NEW_B), [Effect::Drain(B), Effect::ReloadEnded(ReloadEnd::Done)]);
+    assert_eq!(rig.becomes_ready(NEW_B), [Effect::Drain(B), Effect::ReloadEnded(ReloadEnd::Done { generation: 1 })]);
     rig.exits(B, true);
     assert_eq!(rig.due_in(), None);
 }
@@ -58,10 +58,13 @@ fn a_second_reload_is_queued_once() {
         rig.hear(Event::ReloadRequested);
     }
     rig.start_succeeds(0);
-    let next = [Effect::Drain(A), Effect::ReloadEnded(ReloadEnd::Done), Effect::Start(Slot(0))];
+    let next = [Effect::Drain(A), Effect::ReloadEnded(ReloadEnd::Done { generation: 1 }), Effect::Start(Slot(0))];
     assert_eq!(rig.becomes_ready(B), next);
     rig.start_succeeds(0);
-    assert_eq!(rig.becomes_ready(WorkerId(3)), [Effect::Drain(B), Effect::ReloadEnded(ReloadEnd::Done)]);
+    assert_eq!(
+        rig.becomes_ready(WorkerId(3)),
+        [Effect::Drain(B), Effect::ReloadEnded(ReloadEnd::Done { generation: 2 })]
+    );
     assert_eq!(rig.supervisor.generation(), 2);
 }
 
@@ -71,7 +74,7 @@ fn an_old_worker_that_dies_during_its_replacement_leaves_its_slot_to_the_new_one
     rig.hear(Event::ReloadRequested);
     rig.start_succeeds(0);
     assert_eq!(rig.exits(A, false), []);
-    assert_eq!(rig.becomes_ready(B), [Effect::ReloadEnded(ReloadEnd::Done)]);
+    assert_eq!(rig.becomes_ready(B), [Effect::ReloadEnded(ReloadEnd::Done { generation: 1 })]);
 }
 
 #[test]

@@ -1,0 +1,129 @@
+//! Upgrade in place, as the loop sees it: see [`reexec`](crate::primary::reexec).
+
+use std::io;
+use std::os::fd::{AsFd, AsRawFd};
+
+use mio::unix::SourceFd;
+use mio::{Interest, Poll};
+
+use super::token::Source;
+use super::{Primary, StartError};
+use crate::primary::listeners::Listener;
+use crate::primary::reexec::baggage::Baggage;
+use crate::primary::reexec::state::{STATE_VERSION, State};
+use crate::primary::reexec::{self, Trial};
+use crate::primary::settings::Settings;
+use crate::primary::workers::Register;
+use crate::protocol::time::Monotonic;
+use crate::sys::process;
+
+impl Primary {
+    /// Goes on where an earlier image of this process stopped.
+    ///
+    /// # Errors
+    /// Those of epoll(7), and `InvalidData`/`EBADF` if the state does not belong to this process.
+    pub fn take_over(settings: Settings, state: State) -> Result<Self, StartError> {
+        let mut primary = Self::new(settings, Poll::new()?);
+        let State { sequence, last_id, upgrade_count, started_at, supervisor, listeners, workers, .. } = state;
+        (primary.sequence, primary.upgrade_count, primary.started_at) = (sequence, upgrade_count, started_at);
+        primary.supervisor = supervisor;
+        primary.supervisor.set_plan(primary.settings.plan);
+        primary.listeners = listeners.into_iter().map(Listener::restore).collect::<io::Result<_>>()?;
+        primary.workers = Register::restore(workers, last_id)?;
+        primary.register_everything()?;
+        primary.has_begun = true;
+        primary.watch();
+        // Orphans that ended between the two images raise no signal any more.
+        while process::reap_stranger(|pid| primary.workers.has_process(pid)).is_some() {}
+        log::info!("took over from version={} upgrades={upgrade_count}", state.croupier);
+        Ok(primary)
+    }
+
+    fn register_everything(&mut self) -> io::Result<()> {
+        let registry = self.poll.registry();
+        for (index, listener) in self.listeners.iter_mut().enumerate() {
+            listener.register(registry, Source::Listener(index).token())?;
+        }
+        let mut lanes = Vec::new();
+        for worker in self.workers.iter() {
+            let add =
+                |fd: i32, source: Source| registry.register(&mut SourceFd(&fd), source.token(), Interest::READABLE);
+            add(worker.dialect.as_fd().as_raw_fd(), Source::Control(worker.id))?;
+            add(worker.process.as_fd().as_raw_fd(), Source::Exit(worker.id))?;
+            for (lane_id, lane) in worker.lanes() {
+                add(lane.primary_end.as_fd().as_raw_fd(), Source::Deal(worker.id, lane_id))?;
+                lanes.push((worker.id, lane_id));
+            }
+        }
+        for (id, lane_id) in lanes {
+            self.look_for_room(id, lane_id);
+        }
+        Ok(())
+    }
+
+    /// Somebody wants the primary replaced by the program that is now at its path.
+    pub(super) fn upgrade_requested(&mut self) {
+        if self.trial.is_some() {
+            return log::info!("an upgrade is under way already");
+        }
+        if !self.supervisor.is_running() {
+            return log::warn!("no upgrade: croupier is stopping");
+        }
+        let Some(invocation) = self.settings.invocation.clone() else {
+            return log::warn!("no upgrade: this program has not said how it was started");
+        };
+        let (state, _) = self.save();
+        let started = Trial::start(&invocation, &state).and_then(|trial| {
+            let fd = trial.process().as_fd().as_raw_fd();
+            let registered =
+                self.poll.registry().register(&mut SourceFd(&fd), Source::Trial.token(), Interest::READABLE);
+            registered.map(|()| trial)
+        });
+        match started {
+            Ok(trial) => self.trial = Some(trial),
+            Err(error) => self.upgrade_failed(&error.to_string()),
+        }
+    }
+
+    /// The new program has ended its trial, or its time is over.
+    pub(super) fn judge_trial(&mut self) {
+        let Some(trial) = self.trial.take() else { return };
+        if let Err(why) = trial.verdict() {
+            return self.upgrade_failed(&why);
+        }
+        if !self.supervisor.is_running() {
+            return log::warn!("no upgrade: croupier is stopping");
+        }
+        let Some(invocation) = self.settings.invocation.clone() else { return };
+        let (state, baggage) = self.save();
+        log::info!("upgrading [the new image goes on as pid={}]", std::process::id());
+        let error = reexec::exec(&invocation, &state, baggage);
+        self.upgrade_failed(&error.to_string());
+    }
+
+    fn upgrade_failed(&self, why: &str) {
+        let program = self.settings.invocation.as_ref().map(|it| it.program.display().to_string());
+        log::error!("no upgrade: {}: {why} [the running one goes on]", program.unwrap_or_default());
+    }
+
+    fn save(&self) -> (State, Baggage) {
+        let mut baggage = Baggage::default();
+        let state = State {
+            version: STATE_VERSION,
+            croupier: env!("CARGO_PKG_VERSION").to_owned(),
+            upgrade_count: self.upgrade_count + 1,
+            started_at: self.started_at,
+            sequence: self.sequence,
+            last_id: self.workers.last_id(),
+            open_files: self.settings.command.open_files,
+            supervisor: self.supervisor.clone(),
+            listeners: self.listeners.iter().map(|listener| listener.save(&mut baggage)).collect(),
+            workers: self.workers.save(&mut baggage),
+        };
+        (state, baggage)
+    }
+
+    pub(super) fn trial_is_overdue(&self, now: Monotonic) -> bool {
+        self.trial.as_ref().is_some_and(|trial| now >= trial.deadline)
+    }
+}

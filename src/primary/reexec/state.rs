@@ -1,0 +1,90 @@
+//! What one image of the primary leaves to the next: JSON in a memfd, with a version of its own.
+
+use std::fs::File;
+use std::io::{self, Read, Seek, Write};
+use std::os::fd::{AsRawFd, OwnedFd, RawFd};
+
+use nix::sys::memfd::{MFdFlags, memfd_create};
+use serde::{Deserialize, Serialize};
+
+use super::baggage;
+use crate::primary::supervisor::Supervisor;
+use crate::primary::{listeners, workers};
+use crate::protocol::time::Monotonic;
+use crate::sys::environment;
+use crate::sys::limits::OpenFiles;
+
+/// The version of this layout. A new image that does not know it does not take over.
+pub const STATE_VERSION: u32 = 1;
+
+/// The variable that names the descriptor of the state.
+const STATE: &str = "CROUPIER_STATE";
+
+/// Everything that a primary knows and that is not in its arguments.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct State {
+    /// [`STATE_VERSION`].
+    pub version: u32,
+    /// The version of croupier that wrote it, for the log.
+    pub croupier: String,
+    /// How many upgrades there have been, this one included.
+    pub upgrade_count: u32,
+    /// When the first image was started.
+    pub started_at: Monotonic,
+    /// Connections accepted so far.
+    pub sequence: u64,
+    /// The id of the last worker.
+    pub last_id: u32,
+    /// What the limits of open files were before the first image raised them.
+    pub open_files: Option<OpenFiles>,
+    /// The plan and where it stands.
+    pub supervisor: Supervisor,
+    /// The listeners, in the order in which lanes count them.
+    pub listeners: Vec<listeners::Saved>,
+    /// The workers.
+    pub workers: Vec<workers::Saved>,
+}
+
+impl State {
+    /// Writes it into a new memfd.
+    ///
+    /// # Errors
+    /// `EMFILE`/`ENFILE`/`ENOMEM`.
+    pub fn write(&self) -> io::Result<OwnedFd> {
+        let mut file = File::from(memfd_create("croupier-state", MFdFlags::MFD_CLOEXEC)?);
+        file.write_all(&serde_json::to_vec(self)?)?;
+        file.rewind()?;
+        Ok(file.into())
+    }
+
+    /// The variable that tells another image of this process, or a child, where it is.
+    pub fn variable(memfd: &OwnedFd) -> (&'static str, String) {
+        (STATE, memfd.as_raw_fd().to_string())
+    }
+
+    /// Reads the state that this process was left, if it was, and forgets the variable.
+    ///
+    /// # Errors
+    /// `InvalidData` if it is no state, or of another version.
+    pub fn claim() -> io::Result<Option<Self>> {
+        let Some(number) = std::env::var_os(STATE) else { return Ok(None) };
+        environment::remove(STATE);
+        let bad = |why: String| io::Error::new(io::ErrorKind::InvalidData, why);
+        let number: Option<RawFd> = number.to_str().and_then(|text| text.parse().ok());
+        let mut file = File::from(baggage::unpack(number.ok_or_else(|| bad(format!("{STATE} is no number")))?)?);
+        let mut json = Vec::new();
+        file.rewind()?;
+        file.read_to_end(&mut json)?;
+        let version: Version = serde_json::from_slice(&json).map_err(|error| bad(error.to_string()))?;
+        if version.version != STATE_VERSION {
+            return Err(bad(format!("the state has version {}, this image knows {STATE_VERSION}", version.version)));
+        }
+        serde_json::from_slice(&json).map(Some).map_err(|error| bad(error.to_string()))
+    }
+}
+
+/// The one field that every version has.
+#[derive(Deserialize)]
+struct Version {
+    version: u32,
+}
