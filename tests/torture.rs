@@ -53,6 +53,11 @@ fn no_idle_connection_is_lost_in_a_reload() {
 }
 
 #[test]
+fn nobody_is_lost_in_an_upgrade() {
+    nobody_is_lost("upgrade");
+}
+
+#[test]
 fn nobody_is_lost_when_workers_are_added_and_removed() {
     nobody_is_lost("scale");
 }

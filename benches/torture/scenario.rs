@@ -66,7 +66,7 @@ pub struct Scenario {
     pub play: fn(&'static str, &Extent) -> Row,
 }
 
-pub const ALL: [Scenario; 16] = [
+pub const ALL: [Scenario; 17] = [
     Scenario {
         name: "calm",
         what: "nothing happens",
@@ -96,6 +96,13 @@ pub const ALL: [Scenario; 16] = [
         name: "reload-keep-alive",
         what: "reload every 2 s, idle connections",
         play: |name, extent| Script { every_ms: 2000, errands: &[KEEP_ALIVE], ..Script::new(name, RELOAD) }.run(extent),
+    },
+    Scenario {
+        name: "upgrade",
+        what: "upgrade every 2 s, one connection per request and idle ones",
+        play: |name, extent| {
+            Script { every_ms: 2000, errands: &[ONCE, KEEP_ALIVE], ..Script::new(name, UPGRADE) }.run(extent)
+        },
     },
     Scenario {
         name: "scale",
@@ -166,6 +173,7 @@ enum Act {
 }
 
 const RELOAD: Act = Act::Ask(Signal::SIGHUP, "reload done");
+const UPGRADE: Act = Act::Ask(Signal::SIGUSR2, "took over from ");
 
 const MIXED: Script = Script {
     name: "mixed",
@@ -313,7 +321,7 @@ impl Play {
             Act::Ask(signal, _) => self.stage.signal(signal),
             Act::Scale => self.swing(),
             Act::Mixed => {
-                let all = [Act::Kill, Act::Kill, Act::HangAndKill, Act::Stop, RELOAD, Act::Scale];
+                let all = [Act::Kill, Act::Kill, Act::HangAndKill, Act::Stop, RELOAD, UPGRADE, Act::Scale];
                 match all[self.chance.below(all.len())] {
                     Act::Stop => self.halt(Duration::from_millis(250)),
                     Act::Scale => {
