@@ -493,6 +493,9 @@ pub fn row(name: &str, tally: &Tally, verdict: Verdict, occurrences: u64) -> Row
     if tally.sent_away > 0 {
         notes.push(format!("{} were told `connection: close` in an answer", tally.sent_away));
     }
+    if verdict.cut_max > 0 {
+        notes.push(format!("the accounts of those killed allow {} to be cut", verdict.cut_max));
+    }
     if verdict.turned_away + verdict.sent_home > 0 {
         let (turned_away, sent_home) = (verdict.turned_away, verdict.sent_home);
         notes.push(format!("at the end {sent_home} idle ones were closed, {turned_away} could not connect any more"));

@@ -154,9 +154,10 @@ impl Exit {
         self.signal.is_some() && (self.state == "ready" || self.taken > self.closed || self.untaken > 0)
     }
 
-    /// How many clients it may have taken with it: what it had open, and a take that it had not counted.
+    /// How many clients it may have taken with it: what it had open, and a take that it had not counted, which shows
+    /// in the account.
     pub fn open_max(&self) -> u64 {
-        self.taken.saturating_sub(self.closed) + 1
+        self.taken.saturating_sub(self.closed) + u64::from(self.unaccounted() == 1)
     }
 }
 

@@ -2,7 +2,7 @@
 //!
 //! **Cut** is what nobody can avoid: a worker was SIGKILLed that had the client. How many that may be is in the account
 //! that croupier logs at the worker's exit: what it had taken and not closed, and one take that it may not have
-//! counted. A client that was cut belongs to the earliest kill shortly before; those beyond all accounts are lost.
+//! counted, if one is missing there. A client that was cut belongs to the earliest kill shortly before; those beyond all accounts are lost.
 //!
 //! **Lost** is everything else that is not a whole answer: refused; reset, ended or hanging although no worker was
 //! killed that can have had it; idle when it was ended, because an idle connection should have been moved. A server
@@ -40,6 +40,8 @@ pub struct Circumstances {
 #[derive(Debug, Default)]
 pub struct Verdict {
     pub cut: u64,
+    /// As many the accounts of the killed ones allow.
+    pub cut_max: u64,
     /// Idle when croupier as a whole ended.
     pub sent_home: u64,
     /// Came when croupier as a whole was ending.
@@ -56,6 +58,7 @@ impl Verdict {
         for kill in &circumstances.kills {
             allowed.push(verdict.audit(kill, &circumstances.exits));
         }
+        verdict.cut_max = allowed.iter().sum();
         let mut failures: Vec<&Failure> = tally.failures.iter().collect();
         failures.sort_by_key(|failure| failure.at);
         for failure in failures {
@@ -77,6 +80,7 @@ impl Verdict {
 
     pub fn add(&mut self, other: Self) {
         self.cut += other.cut;
+        self.cut_max += other.cut_max;
         self.sent_home += other.sent_home;
         self.turned_away += other.turned_away;
         self.lost.extend(other.lost);
