@@ -53,7 +53,7 @@ pub(super) fn resolve(options: RunOptions) -> Result<Settings, Failure> {
         None => demo_command()?,
     };
     Ok(Settings {
-        name: options.name.unwrap_or_else(|| default_name(&listeners[0])),
+        name: options.name.map(|name| name.0),
         listeners,
         backlog: options.backlog.unwrap_or(BACKLOG),
         queue_max: options.queue_max.unwrap_or(QUEUE_MAX_DEFAULT),
@@ -112,11 +112,4 @@ fn demo_command() -> Result<(OsString, Vec<OsString>), Failure> {
         Failure::new(Exit::CannotStartWorkers, format!("cannot find this program's own file for the demo: {error}"))
     })?;
     Ok((program.into(), vec!["demo".into()]))
-}
-
-fn default_name(first: &Address) -> String {
-    match first {
-        Address::Tcp { host, port } => format!("croupier-{host}-{port}"),
-        Address::Unix(path) => format!("croupier{}", path.display().to_string().replace('/', "-")),
-    }
 }

@@ -19,6 +19,8 @@ use crate::sys::process::Process;
 pub struct Register {
     workers: BTreeMap<WorkerId, Worker>,
     last_id: u32,
+    /// Workers started, by slot.
+    started: BTreeMap<Slot, u64>,
 }
 
 /// One worker.
@@ -59,6 +61,7 @@ impl Register {
 
     /// Enters a worker.
     pub fn enter(&mut self, worker: Worker) {
+        *self.started.entry(worker.slot).or_default() += 1;
         self.workers.insert(worker.id, worker);
     }
 
@@ -90,6 +93,16 @@ impl Register {
     /// All of them, by id.
     pub fn iter(&self) -> impl Iterator<Item = &Worker> {
         self.workers.values()
+    }
+
+    /// How many workers a slot has had before the latest one.
+    pub fn restarts(&self, slot: Slot) -> u64 {
+        self.started.get(&slot).map_or(0, |count| count - 1)
+    }
+
+    /// How many workers were ever started.
+    pub fn started_count(&self) -> u64 {
+        self.started.values().sum()
     }
 
     /// Whether `pid` is the process of a worker.

@@ -109,6 +109,7 @@ impl Primary {
     }
 
     fn reload_ended(&mut self, end: ReloadEnd) {
+        self.answer_reload_requests(end);
         let generation = self.supervisor.generation();
         match end {
             ReloadEnd::Done => log::info!("reload done generation={generation}"),
@@ -147,6 +148,7 @@ impl Primary {
         log::info!("ending listeners [clients in the backlog are served, new ones are not let in]");
         let now = Monotonic::now();
         self.is_ending = true;
+        self.refuse_reload_requests();
         for listener in &mut self.listeners {
             listener.begin_ending(now);
         }
@@ -154,6 +156,7 @@ impl Primary {
 
     pub(super) fn close_listeners(&mut self) {
         self.is_ending = false;
+        self.refuse_reload_requests();
         for listener in &mut self.listeners {
             let dropped = listener.close();
             if dropped > 0 {

@@ -2,12 +2,13 @@
 
 use std::io;
 use std::os::fd::{AsFd, AsRawFd};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use mio::unix::SourceFd;
 use mio::{Events, Interest, Poll};
 
 use super::address::Address;
+use super::commands::Inbox;
 use super::dealing::{self, Stopped};
 use super::dialect::native::Buffer;
 use super::listeners::{BindError, Listener};
@@ -18,11 +19,14 @@ use crate::protocol::ids::{LaneId, WorkerId};
 use crate::protocol::time::Monotonic;
 use crate::sys::process;
 use crate::sys::signals::{Signal, Signals};
+use commands::ReloadRequests;
 use token::Source;
 
 mod coming_back;
+mod commands;
 mod conversation;
 mod effects;
+mod report;
 mod token;
 
 /// How long after the first worker is ready a declared listener that nobody asked for is worth a warning.
@@ -31,9 +35,14 @@ const UNASKED_AFTER: Duration = Duration::from_secs(2);
 /// A primary with its listeners bound.
 #[derive(Debug)]
 pub struct Primary {
+    name: String,
+    started_at: Monotonic,
+    started_unix_seconds: u64,
     settings: Settings,
     poll: Poll,
     signals: Option<Signals>,
+    commands: Inbox,
+    reload_requests: ReloadRequests,
     listeners: Vec<Listener>,
     workers: Register,
     supervisor: Supervisor,
@@ -81,6 +90,7 @@ impl Primary {
     /// [`StartError`]; what was bound is released again.
     pub fn bind(settings: Settings) -> Result<Self, StartError> {
         let poll = Poll::new()?;
+        let commands = Inbox::new(poll.registry(), Source::Commands.token())?;
         let next_due_look = (!settings.recycle.is_off()).then(Monotonic::now);
         let mut listeners = Vec::new();
         for address in &settings.listeners {
@@ -88,7 +98,13 @@ impl Primary {
             listener.register(poll.registry(), Source::Listener(listeners.len()).token())?;
             listeners.push(listener);
         }
+        let since_epoch = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
         Ok(Self {
+            name: settings.name_with(listeners.first().map(Listener::address)),
+            started_at: Monotonic::now(),
+            started_unix_seconds: since_epoch.as_secs(),
+            commands,
+            reload_requests: ReloadRequests::default(),
             supervisor: Supervisor::new(settings.plan),
             settings,
             poll,
@@ -106,6 +122,11 @@ impl Primary {
             unheard: Vec::new(),
             buffer: Buffer::default(),
         })
+    }
+
+    /// Its name: given, or made of the first listener's address.
+    pub fn name(&self) -> &str {
+        &self.name
     }
 
     /// The real addresses of the listeners.
@@ -150,6 +171,7 @@ impl Primary {
                     Source::Control(worker) => self.hear_worker(worker),
                     Source::Exit(worker) => self.see_exit(worker),
                     Source::Signals => self.hear_signals(),
+                    Source::Commands => self.hear_commands(),
                 }
             }
         }

@@ -8,6 +8,7 @@ use crate::protocol::ids::{LaneId, WorkerId};
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Source {
     Signals,
+    Commands,
     Listener(usize),
     Control(WorkerId),
     Exit(WorkerId),
@@ -24,6 +25,7 @@ impl Source {
             Source::Listener(index) => (1, 0, index),
             Source::Control(worker) => (2, 0, worker.0 as usize),
             Source::Exit(worker) => (3, 0, worker.0 as usize),
+            Source::Commands => (5, 0, 0),
             Source::Deal(worker, lane) => (4, usize::from(lane.0), worker.0 as usize),
         };
         Token(kind << Self::KIND_SHIFT | lane << Self::LANE_SHIFT | number)
@@ -37,6 +39,7 @@ impl Source {
             1 => Source::Listener(number as usize),
             2 => Source::Control(WorkerId(number)),
             3 => Source::Exit(WorkerId(number)),
+            5 => Source::Commands,
             _ => Source::Deal(WorkerId(number), lane),
         }
     }
@@ -51,6 +54,7 @@ mod tests {
         let worker = WorkerId(u32::MAX);
         let sources = [
             Source::Signals,
+            Source::Commands,
             Source::Listener(3),
             Source::Control(worker),
             Source::Exit(WorkerId(1)),
