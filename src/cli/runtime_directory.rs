@@ -1,9 +1,9 @@
 //! Where control sockets are: `$XDG_RUNTIME_DIR/croupier`, else `/run/croupier` for root and `/tmp/croupier-UID` for
 //! others. The directory is nobody else's (0700): otherwise another user could put a socket there first.
 
-use std::fs::{self, DirBuilder};
+use std::fs::{self, DirBuilder, Permissions};
 use std::io;
-use std::os::unix::fs::{DirBuilderExt, MetadataExt};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use nix::unistd::geteuid;
@@ -23,7 +23,8 @@ pub(super) fn socket_of(name: &str) -> PathBuf {
 pub(super) fn make() -> Result<(), String> {
     let path = path();
     match DirBuilder::new().mode(0o700).create(&path) {
-        Ok(()) => {}
+        // A umask may have taken some of it away.
+        Ok(()) => drop(fs::set_permissions(&path, Permissions::from_mode(0o700))),
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
         Err(error) => return Err(format!("cannot create the runtime directory {}: {error}", path.display())),
     }

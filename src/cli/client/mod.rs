@@ -18,6 +18,8 @@ use connection::{Connection, Reply};
 
 /// How long a primary may take to answer what it answers at once.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(15);
+/// How long a primary that has obeyed its last command may take to be gone.
+const ENDING_TIMEOUT: Duration = Duration::from_secs(1);
 
 pub(super) fn status(options: &StatusOptions) -> Result<(), Failure> {
     let reply = connect(&options.target)?.get("/status", ANSWER_TIMEOUT)?;
@@ -58,8 +60,12 @@ pub(super) fn stop(options: &EndOptions) -> Result<(), Failure> {
 fn end(path: &str, options: &EndOptions) -> Result<(), Failure> {
     let connection = connect(&options.target)?;
     let process = connection.process();
-    let reply = connection.post(path, &Value::Null, ANSWER_TIMEOUT)?;
-    expect_success(&reply)?;
+    let posted = connection.post(path, &Value::Null, ANSWER_TIMEOUT);
+    if let Err(failure) = posted.and_then(|reply| expect_success(&reply).map(drop)) {
+        // It was about to end anyway, and may have gone without an answer.
+        let has_ended = process.is_ok_and(|process| process.wait_end(ENDING_TIMEOUT));
+        return if has_ended { Ok(()) } else { Err(failure) };
+    }
     let Some(timeout) = options.wait else { return Ok(()) };
     let process = process.map_err(|error| failed(format!("cannot wait for the primary's end: {error}")))?;
     if process.wait_end(timeout) {

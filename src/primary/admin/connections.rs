@@ -24,9 +24,9 @@ use crate::primary::commands::Remote;
 /// Connections served at once. Above it clients wait in the socket's backlog, until one ends or is ended.
 const CONNECTIONS_MAX: u32 = 64;
 /// How long the head of a request may take, also an idle connection until its next one. Then it is closed.
-const HEAD_TIMEOUT: Duration = Duration::from_secs(5);
+const HEAD_TIMEOUT: Duration = Duration::from_secs(3);
 /// How long a client may read nothing of its answer. Then it is closed.
-const WRITE_TIMEOUT: Duration = Duration::from_secs(5);
+const WRITE_TIMEOUT: Duration = Duration::from_secs(3);
 /// The head of a request, in bytes. Above it: 431.
 const HEAD_MAX_BYTES: usize = 16 * 1024;
 /// How long accepting rests when this process has no descriptors left.

@@ -23,7 +23,7 @@ use crate::protocol::ids::WorkerId;
 /// The body of a request, in bytes. Above it: 413.
 const BODY_MAX_BYTES: usize = 64 * 1024;
 /// How long the body of a request may take. Then: 408.
-const BODY_TIMEOUT: Duration = Duration::from_secs(5);
+const BODY_TIMEOUT: Duration = Duration::from_secs(3);
 /// How long the event loop may take to answer, but for a reload, whose answer is its end. Then: 504.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
 /// The same for the health checks.

@@ -3,10 +3,10 @@
 //! Claiming replaces what a dead primary left behind and nothing else. The directory is locked meanwhile, so that two
 //! primaries that start at once cannot both take the other's fresh socket for an abandoned one.
 
-use std::fs::{self, File, Metadata};
+use std::fs::{self, File, Metadata, Permissions};
 use std::io;
 use std::os::fd::OwnedFd;
-use std::os::unix::fs::{FileTypeExt, MetadataExt};
+use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -20,6 +20,8 @@ use socket2::{Domain, SockAddr, Socket, Type};
 
 /// The longest path that fits into `sockaddr_un`, with its final zero. Source: unix(7).
 const PATH_MAX_BYTES: usize = 107;
+/// For its user alone.
+const MODE: u32 = 0o600;
 /// Clients that wait for a place among the connections.
 const BACKLOG: i32 = 128;
 /// How long another one may hold the lock of the directory; it does for microseconds. Then it goes without.
@@ -148,10 +150,15 @@ fn bind(path: &Path) -> io::Result<(UnixListener, (u64, u64))> {
     let socket = Socket::new(Domain::UNIX, Type::STREAM.nonblocking().cloexec(), None)?;
     // The file gets the mode of the socket, less the umask: never wider than this, not even for a moment. Source:
     // unix_bind() in net/unix/af_unix.c.
-    fchmod(&socket, Mode::S_IRUSR | Mode::S_IWUSR)?;
+    fchmod(&socket, Mode::from_bits_truncate(MODE))?;
     socket.bind(&SockAddr::unix(path)?)?;
-    let identity = identity_of(&fs::symlink_metadata(path)?);
-    if let Err(error) = socket.listen(BACKLOG) {
+    let file = fs::symlink_metadata(path)?;
+    let identity = identity_of(&file);
+    let is_usable = || match file.mode() & 0o777 {
+        MODE => Ok(()),
+        _ => fs::set_permissions(path, Permissions::from_mode(MODE)),
+    };
+    if let Err(error) = is_usable().and_then(|()| socket.listen(BACKLOG)) {
         let _ = fs::remove_file(path);
         return Err(error);
     }
