@@ -176,6 +176,11 @@ impl Returned {
         self.held.is_empty() && self.queues.is_empty()
     }
 
+    /// How many are held. What waits in queues that workers left behind is not counted.
+    pub fn held_count(&self) -> usize {
+        self.held.len()
+    }
+
     /// Whether another one may be held.
     pub fn may_hold_more(&self) -> bool {
         self.held.len() < HELD_MAX
