@@ -35,6 +35,8 @@ pub(super) enum Command {
     Status(StatusOptions),
     /// Replace every worker of a running primary, one after the other, and wait until it is done
     Reload(Target),
+    /// Replace the program of a running primary by what is now at its path; workers and connections stay
+    Upgrade(Target),
     /// Change the number of workers of a running primary
     Scale(ScaleOptions),
     /// End a running primary: every client is served to the end

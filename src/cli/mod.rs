@@ -59,6 +59,7 @@ pub fn main() -> ExitCode {
         Command::Check(options) => check::check(*options),
         Command::Status(options) => client::status(&options),
         Command::Reload(target) => client::reload(&target),
+        Command::Upgrade(target) => client::upgrade(&target),
         Command::Scale(options) => client::scale(&options),
         Command::Shutdown(options) => client::shutdown(&options),
         Command::Stop(options) => client::stop(&options),

@@ -32,6 +32,8 @@ pub enum Command {
     Glance(Answer<Glance>),
     /// Replace every worker. The answer comes at the end of the reload.
     Reload(Answer<Result<(), Refused>>),
+    /// Replace this image by the program at its path. Answered only if that fails: what succeeds ends every thread.
+    Upgrade(Answer<Refused>),
     /// Have another number of workers. The answer comes at once.
     Scale(Scale, Answer<Result<Scaled, Refused>>),
     /// End. The answer comes at once.
@@ -60,6 +62,9 @@ pub enum Refused {
     /// A reload stopped.
     #[error("the new worker failed: {0}; the old ones go on")]
     NotReady(String),
+    /// The program at the primary's path cannot take over.
+    #[error("{0}; the running one goes on")]
+    NoUpgrade(String),
     /// Too many wait for the end of a reload.
     #[error("too many wait for the end of a reload")]
     TooManyWaiting,

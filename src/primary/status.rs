@@ -16,6 +16,8 @@ pub struct Status {
     pub started_unix_seconds: u64,
     /// How long ago that was.
     pub age_seconds: u64,
+    /// How many upgrades in place there have been.
+    pub upgrades: u32,
     /// How many reloads there have been.
     pub generation: u32,
     /// Whether a stop is under way.

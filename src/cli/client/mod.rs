@@ -1,4 +1,4 @@
-//! The client commands: `status`, `reload`, `scale`, `shutdown`, `stop`. They find a primary, ask it over its control
+//! The client commands: `status`, `reload`, `upgrade`, `scale`, `shutdown`, `stop`. They find a primary, ask it over its control
 //! socket, and say what it answered.
 
 mod connection;
@@ -6,7 +6,7 @@ mod table;
 
 use std::io::Write;
 use std::path::PathBuf;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
@@ -18,6 +18,9 @@ use connection::{Connection, Reply};
 
 /// How long a primary may take to answer what it answers at once.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(15);
+/// How long the image that takes over may take to answer.
+const UPGRADE_TIMEOUT: Duration = Duration::from_secs(10);
+const UPGRADE_LOOK_EVERY: Duration = Duration::from_millis(20);
 /// How long a primary that has obeyed its last command may take to be gone.
 const ENDING_TIMEOUT: Duration = Duration::from_secs(1);
 
@@ -39,6 +42,32 @@ pub(super) fn reload(target: &Target) -> Result<(), Failure> {
     expect_success(&reply)?;
     write("reloaded: every worker was replaced\n");
     Ok(())
+}
+
+/// The image that takes over knows nothing of our connection: it breaks, and the count of upgrades says the rest.
+pub(super) fn upgrade(target: &Target) -> Result<(), Failure> {
+    let upgrades = || -> Result<u32, Failure> {
+        let reply = connect(target)?.get("/status", ANSWER_TIMEOUT)?;
+        Ok(read::<Status>(expect_success(&reply)?)?.upgrades)
+    };
+    let before = upgrades()?;
+    let mut trouble = match connect(target)?.post("/upgrade", &Value::Null, ANSWER_TIMEOUT) {
+        Ok(reply) => return expect_success(&reply).map(drop),
+        Err(broken) => broken,
+    };
+    let deadline = Instant::now() + UPGRADE_TIMEOUT;
+    while Instant::now() < deadline {
+        match upgrades() {
+            Ok(now) if now > before => {
+                write("upgraded: the program now at the primary's path goes on\n");
+                return Ok(());
+            }
+            Ok(_) => {}
+            Err(failure) => trouble = failure,
+        }
+        std::thread::sleep(UPGRADE_LOOK_EVERY);
+    }
+    Err(trouble)
 }
 
 pub(super) fn scale(options: &ScaleOptions) -> Result<(), Failure> {

@@ -45,6 +45,7 @@ pub(super) fn router(remote: Remote) -> Router {
         .route("/livez", get(livez))
         .route("/readyz", get(readyz))
         .route("/reload", post(reload))
+        .route("/upgrade", post(upgrade))
         .route("/scale", post(scale))
         .route("/shutdown", post(|remote| stop(remote, Stop::Graceful)))
         .route("/stop", post(|remote| stop(remote, Stop::Fast)))
@@ -100,6 +101,11 @@ async fn readyz(State(remote): State<Remote>) -> Answered<Json<serde_json::Value
 async fn reload(State(remote): State<Remote>) -> Answered<Json<serde_json::Value>> {
     ask(&remote, Command::Reload).await??;
     Ok(Json(json!({ "reloaded": true })))
+}
+
+/// Answers only if it failed: the image that takes over knows nothing of this connection.
+async fn upgrade(State(remote): State<Remote>) -> Answered<()> {
+    Err(ask(&remote, Command::Upgrade).await?.into())
 }
 
 #[derive(Deserialize)]
@@ -193,7 +199,7 @@ impl From<Refused> for Problem {
             Refused::Stopping => StatusCode::CONFLICT,
             Refused::NoSuchWorker(_) => StatusCode::NOT_FOUND,
             Refused::OutOfRange(_) => StatusCode::BAD_REQUEST,
-            Refused::NotReady(_) => StatusCode::INTERNAL_SERVER_ERROR,
+            Refused::NotReady(_) | Refused::NoUpgrade(_) => StatusCode::INTERNAL_SERVER_ERROR,
             Refused::TooManyWaiting => StatusCode::TOO_MANY_REQUESTS,
         };
         Self::new(status, refused.to_string())

@@ -56,6 +56,10 @@ impl Primary {
             Command::Status(answer) => answer.give(self.status()),
             Command::Glance(answer) => answer.give(self.glance()),
             Command::Reload(answer) => self.reload(answer),
+            Command::Upgrade(answer) => {
+                self.upgrade_requests.push(answer);
+                self.upgrade_requested();
+            }
             Command::Scale(scale, answer) => answer.give(self.scale_as_told(scale)),
             Command::Stop(stop, answer) => {
                 answer.give(());

@@ -8,7 +8,7 @@ use mio::unix::SourceFd;
 use mio::{Events, Interest, Poll};
 
 use super::address::Address;
-use super::commands::Inbox;
+use super::commands::{Answer, Inbox, Refused};
 use super::dealing::{self, Stopped};
 use super::dialect::native::Buffer;
 use super::lifecycle;
@@ -55,6 +55,8 @@ pub struct Primary {
     /// When the first image of this process was started.
     started_at: Monotonic,
     upgrade_count: u32,
+    /// Who waits to hear that an upgrade failed. One that succeeds ends their connections.
+    upgrade_requests: Vec<Answer<Refused>>,
     /// The new program on trial, while an upgrade is under way.
     trial: Option<Trial>,
     /// The supervisor has been told that croupier begins.
@@ -133,6 +135,7 @@ impl Primary {
             started_at: now,
             upgrade_count: 0,
             trial: None,
+            upgrade_requests: Vec::new(),
             has_begun: false,
             outcome: None,
             last_failure: None,

@@ -20,6 +20,7 @@ impl Primary {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             started_unix_seconds: self.started_unix_seconds,
             age_seconds: now.since(self.started_at).as_secs(),
+            upgrades: self.upgrade_count,
             generation: self.supervisor.generation(),
             state: self.state(),
             workers_wanted: self.supervisor.worker_count(),
