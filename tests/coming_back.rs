@@ -393,9 +393,9 @@ fn worker_with_a_child_that_holds_its_channel() {
     }
     let listener = worker.listen_on_first(&ListenOptions::new()).unwrap();
     fcntl(listener.as_fd(), FcntlArg::F_SETFD(FdFlag::empty())).unwrap();
-    let child = support::plain("sleep").arg("1000").stderr(Stdio::null()).spawn().unwrap();
+    let mut child = support::plain("sleep").arg("1000").stderr(Stdio::null()).spawn().unwrap();
     eprintln!("worker 1 has the child {}", child.id());
-    roles::wait_for_the_end();
+    child.wait().unwrap();
 }
 
 /// Clients that have sent a request after which they expect the end.
