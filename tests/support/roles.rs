@@ -116,7 +116,7 @@ pub fn obey_files() {
                     "resume" => listener.resume(),
                     _ => gives_back.store(true, Ordering::SeqCst),
                 }
-                eprintln!("worker {id} obeys {order}");
+                say(&format!("worker {id} obeys {order}"));
             }
         });
     });
@@ -140,10 +140,10 @@ fn orders(who: &str) -> impl Iterator<Item = &'static str> {
 fn take_all(listener: &Listener, who: &str, gives_back: &AtomicBool) {
     while let Some(connection) = listener.accept().unwrap() {
         if gives_back.load(Ordering::SeqCst) {
-            eprintln!("worker {who} returns a connection of {:?}", connection.peer_addr());
+            say(&format!("worker {who} returns a connection of {:?}", connection.peer_addr()));
             connection.give_back().unwrap();
         } else {
-            eprintln!("worker {who} has a connection of {:?}", connection.peer_addr());
+            say(&format!("worker {who} has a connection of {:?}", connection.peer_addr()));
             let _ = http::answer(&connection, who);
         }
     }
