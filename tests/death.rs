@@ -94,6 +94,14 @@ fn what_the_only_worker_had_not_taken_is_answered_by_its_replacement() {
     kill_worker(stopped.pid, Signal::SIGKILL);
     let workers: Vec<u32> = clients.iter_mut().map(|client| client.response().unwrap().worker()).collect();
     assert_eq!(workers, vec![2; 30]);
+    // Whether its channel's end or its exit is seen first, its account is whole: what was dealt had not been taken.
+    let exit = croupier.log().wait_for(&format!("worker=1 pid={} exited", stopped.pid));
+    let count = |name: &str| {
+        let word = exit.split(' ').find_map(|word| word.strip_prefix(name));
+        word.and_then(|number| number.parse::<u64>().ok()).unwrap_or_else(|| panic!("no {name} in {exit}"))
+    };
+    assert!(count("dealt=") > 0 && count("taken=") == 0, "{exit}");
+    assert_eq!(count("untaken="), count("dealt="), "{exit}");
     assert_eq!(croupier.terminate(), Some(0));
 }
 

@@ -1,10 +1,13 @@
 //! `croupier run`: from options to a running primary, and from its end to an exit code.
 
+use std::path::PathBuf;
+
 use log::LevelFilter;
 
 use super::arguments::{LogFormat, RunOptions};
-use super::{Exit, Failure, log_writer, settings};
+use super::{Exit, Failure, log_writer, runtime_directory, settings};
 use crate::primary::address::Address;
+use crate::primary::admin::{Admin, ClaimError, ControlSocket};
 use crate::primary::reexec::state::State;
 use crate::primary::settings::Settings;
 use crate::primary::supervisor::{GaveUp, Outcome};
@@ -33,9 +36,12 @@ pub(super) fn run(options: RunOptions) -> Result<(), Failure> {
         _ => LevelFilter::Info,
     };
     log_writer::install(options.log_format.unwrap_or(LogFormat::Text), level);
+    let control = options.control.clone();
     let is_demo = options.command.is_empty();
     let mut settings = settings::resolve(options)?;
-    let state = State::claim().map_err(failed("take over from the old image"))?;
+    let mut state = State::claim().map_err(failed("take over from the old image"))?;
+    let carried = state.as_mut().map(State::carried_socket).transpose();
+    let carried = carried.map_err(failed("take over the control socket"))?.flatten();
     let raised = limits::raise_open_files().map_err(failed("raise the limit of open files"))?;
     settings.command.open_files = state.as_ref().and_then(|state| state.open_files).or(Some(raised));
     let (command, shutdown_timeout) = (settings.command.display(), settings.plan.shutdown_timeout);
@@ -51,10 +57,18 @@ pub(super) fn run(options: RunOptions) -> Result<(), Failure> {
         StartError::EventLoop(_) => Failure::new(Exit::Failed, error.to_string()),
     })?;
     primary.obey(signals).map_err(failed("read signals"))?;
+    // The name is claimed last: an address in use says more about what is wrong.
+    let socket = match carried {
+        Some(carried) => ControlSocket::restore(carried).map_err(failed("take over the control socket"))?,
+        None => claim_control_socket(control, primary.name())?,
+    };
+    primary.carry(socket.carried().map_err(failed("keep the control socket for an upgrade"))?);
+    let admin = Admin::start(socket, primary.remote()).map_err(failed("serve the control socket"))?;
     if is_new {
-        announce(&settings, &primary, is_demo);
+        announce(&settings, &primary, &admin, is_demo);
     }
     let ending = primary.run().map_err(failed("wait for events"))?;
+    drop(admin);
     conclude(&ending, &command, shutdown_timeout)
 }
 
@@ -71,6 +85,27 @@ fn failed(what: &'static str) -> impl Fn(std::io::Error) -> Failure {
     move |error| Failure::new(Exit::Failed, format!("{what}: {error}"))
 }
 
+fn claim_control_socket(control: Option<PathBuf>, name: &str) -> Result<ControlSocket, Failure> {
+    let path = match control {
+        Some(path) => path,
+        None => {
+            let elsewhere = |why| Failure::new(Exit::Usage, format!("{why}; choose another place with --control PATH"));
+            runtime_directory::make().map_err(elsewhere)?;
+            runtime_directory::socket_of(name)
+        }
+    };
+    ControlSocket::claim(&path).map_err(|error| match error {
+        ClaimError::Alive { .. } => Failure::new(
+            Exit::NameTaken,
+            format!("the name {name} is taken: {error}; choose another --name or --control"),
+        ),
+        ClaimError::TooLong(_) => Failure::new(Exit::Usage, format!("{error}; choose a shorter --name or --control")),
+        ClaimError::Taken { .. } | ClaimError::Io { .. } => {
+            Failure::new(Exit::Usage, format!("{error}; choose another place with --control PATH"))
+        }
+    })
+}
+
 /// In flight at once per unprivileged user: the sender's limit of open files, over all channels together. Source:
 /// unix(7), ETOOMANYREFS.
 fn warn_of_tight_limits(settings: &Settings) {
@@ -85,9 +120,10 @@ fn warn_of_tight_limits(settings: &Settings) {
     }
 }
 
-fn announce(settings: &Settings, primary: &Primary, is_demo: bool) {
+fn announce(settings: &Settings, primary: &Primary, admin: &Admin, is_demo: bool) {
     let (workers, command) = (settings.plan.worker_count, settings.command.display());
-    log::info!("name={} pid={} version={}", settings.name, std::process::id(), env!("CARGO_PKG_VERSION"));
+    log::info!("name={} pid={} version={}", primary.name(), std::process::id(), env!("CARGO_PKG_VERSION"));
+    log::info!("control={}", admin.path().display());
     for address in primary.addresses() {
         log::info!("dealing {address} to workers={workers} command=`{command}`");
     }

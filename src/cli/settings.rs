@@ -54,7 +54,7 @@ pub(super) fn resolve(options: RunOptions) -> Result<Settings, Failure> {
         None => (invocation().program.into(), vec!["demo".into()]),
     };
     Ok(Settings {
-        name: options.name.unwrap_or_else(|| default_name(&listeners[0])),
+        name: options.name.map(|name| name.0),
         listeners,
         backlog: options.backlog.unwrap_or(BACKLOG),
         queue_max: options.queue_max.unwrap_or(QUEUE_MAX_DEFAULT),
@@ -121,11 +121,4 @@ fn invocation() -> Invocation {
     };
     let program = found.or_else(|| std::env::current_exe().ok()).unwrap_or(name);
     Invocation { program, arguments: arguments.collect(), before_exec: log_writer::flush }
-}
-
-fn default_name(first: &Address) -> String {
-    match first {
-        Address::Tcp { host, port } => format!("croupier-{host}-{port}"),
-        Address::Unix(path) => format!("croupier{}", path.display().to_string().replace('/', "-")),
-    }
 }

@@ -237,7 +237,9 @@ impl Lane {
     /// The lane in numbers.
     pub fn figures(&self) -> Figures {
         let counts = self.board.counts();
-        let untaken = self.retained.as_ref().map_or(0, WorkerEnd::untaken);
+        let queued = self.retained.as_ref().map_or(0, WorkerEnd::untaken);
+        // The last message in the queue is the probe, and no connection.
+        let untaken = if self.stall.is_probed() { queued.saturating_sub(1) } else { queued };
         let (dealt, reclaimed) = (self.account.dealt(), self.account.reclaimed());
         Figures { dealt, reclaimed, taken: counts.taken, closed: counts.closed, untaken: untaken as u64 }
     }

@@ -325,6 +325,11 @@ impl Listener {
         Next::Resting
     }
 
+    /// Nothing is dealt for a while, for want of descriptors or memory.
+    pub fn is_resting(&self) -> bool {
+        self.rest.is_some()
+    }
+
     /// There is enough of everything again.
     pub fn resume(&mut self) {
         if self.rest.take().is_some() {

@@ -165,9 +165,20 @@ impl Returned {
         self.queues.push(Queue { end: QueueEnd::GivenBack(end), came_back });
     }
 
+    /// How many are still in the queue that this lane left behind.
+    pub fn untaken_of(&self, worker: WorkerId, lane: LaneId) -> usize {
+        let is_its = |queue: &&Queue| queue.came_back.from == worker && queue.came_back.uncounted == Some(lane);
+        self.queues.iter().filter(is_its).map(Queue::len).sum()
+    }
+
     /// Nothing is held and no queue is left.
     pub fn is_empty(&self) -> bool {
         self.held.is_empty() && self.queues.is_empty()
+    }
+
+    /// How many are held. What waits in queues that workers left behind is not counted.
+    pub fn held_count(&self) -> usize {
+        self.held.len()
     }
 
     /// Whether another one may be held.

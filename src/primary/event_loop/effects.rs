@@ -115,6 +115,7 @@ impl Primary {
     }
 
     fn reload_ended(&mut self, end: ReloadEnd) {
+        self.answer_reload_requests(end);
         match end {
             ReloadEnd::Done { generation } => log::info!("reload done generation={generation}"),
             ReloadEnd::NotReady => {
@@ -152,6 +153,7 @@ impl Primary {
         log::info!("ending listeners [clients in the backlog are served, new ones are not let in]");
         let now = Monotonic::now();
         self.is_ending = true;
+        self.refuse_reload_requests();
         for listener in &mut self.listeners {
             listener.begin_ending(now);
         }
@@ -163,6 +165,7 @@ impl Primary {
 
     pub(super) fn close_listeners(&mut self) {
         self.is_ending = false;
+        self.refuse_reload_requests();
         for listener in &mut self.listeners {
             let dropped = listener.close();
             if dropped > 0 {
@@ -233,9 +236,11 @@ impl Primary {
         for (lane_id, lane) in worker.lanes() {
             self.listeners[lane.listener].unseat(slot, id, lane_id);
         }
-        let figures = worker.figures();
+        let mut figures = worker.figures();
         for (lane_id, lane) in worker.take_lanes() {
             let listener = &mut self.listeners[lane.listener];
+            // A lane that has ended left its queue to the listener.
+            figures.untaken += listener.returned.untaken_of(id, lane_id) as u64;
             let (primary_end, retained) = lane.into_ends();
             if listener.is_closed() {
                 continue;

@@ -23,19 +23,21 @@ impl Primary {
     /// # Errors
     /// Those of epoll(7), and `InvalidData`/`EBADF` if the state does not belong to this process.
     pub fn take_over(settings: Settings, state: State) -> Result<Self, StartError> {
-        let mut primary = Self::new(settings, Poll::new()?);
-        let State { sequence, last_id, upgrade_count, started_at, supervisor, listeners, workers, .. } = state;
-        (primary.sequence, primary.upgrade_count, primary.started_at) = (sequence, upgrade_count, started_at);
-        primary.supervisor = supervisor;
+        let mut primary = Self::new(settings, Poll::new()?)?;
+        primary.name = state.name;
+        primary.sequence = state.sequence;
+        primary.upgrade_count = state.upgrade_count;
+        (primary.started_at, primary.started_unix_seconds) = (state.started_at, state.started_unix_seconds);
+        primary.supervisor = state.supervisor;
         primary.supervisor.set_plan(primary.settings.plan);
-        primary.listeners = listeners.into_iter().map(Listener::restore).collect::<io::Result<_>>()?;
-        primary.workers = Register::restore(workers, last_id)?;
+        primary.listeners = state.listeners.into_iter().map(Listener::restore).collect::<io::Result<_>>()?;
+        primary.workers = Register::restore(state.workers, state.last_id, state.slot_starts)?;
         primary.register_everything()?;
         primary.has_begun = true;
         primary.watch();
         // Orphans that ended between the two images raise no signal any more.
         while process::reap_stranger(|pid| primary.workers.has_process(pid)).is_some() {}
-        log::info!("took over from version={} upgrades={upgrade_count}", state.croupier);
+        log::info!("took over from version={} upgrades={}", state.croupier, state.upgrade_count);
         Ok(primary)
     }
 
@@ -115,6 +117,10 @@ impl Primary {
             started_at: self.started_at,
             sequence: self.sequence,
             last_id: self.workers.last_id(),
+            slot_starts: self.workers.slot_starts(),
+            name: self.name.clone(),
+            started_unix_seconds: self.started_unix_seconds,
+            control: self.control.as_ref().map(|it| (baggage.pack(it.socket.as_fd()), it.path.clone(), it.identity)),
             open_files: self.settings.command.open_files,
             supervisor: self.supervisor.clone(),
             listeners: self.listeners.iter().map(|listener| listener.save(&mut baggage)).collect(),

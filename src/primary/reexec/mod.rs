@@ -45,6 +45,17 @@ pub struct Invocation {
     pub before_exec: fn(),
 }
 
+/// A listening socket with a file that goes over an exec beside what the primary itself owns.
+#[derive(Debug)]
+pub struct CarriedSocket {
+    /// The socket.
+    pub socket: OwnedFd,
+    /// Its file.
+    pub path: PathBuf,
+    /// Device and inode of the file.
+    pub identity: (u64, u64),
+}
+
 /// The new program on trial.
 #[derive(Debug)]
 pub struct Trial {

@@ -99,6 +99,8 @@ pub enum Event {
     ScaleRequested(u32),
     /// A worker has reached one of the limits after which it is to be replaced.
     RecycleDue(WorkerId),
+    /// Somebody wants this worker to finish.
+    DisconnectRequested(WorkerId),
     /// Somebody wants croupier to end.
     StopRequested(Stop),
     /// The listeners are closed, and everything they had accepted is dealt.
@@ -277,6 +279,7 @@ impl Supervisor {
             Event::ReloadRequested => self.reload_requested(now, &mut effects),
             Event::ScaleRequested(worker_count) => self.scale_requested(worker_count, now, &mut effects),
             Event::RecycleDue(worker) => self.recycle_due(worker),
+            Event::DisconnectRequested(worker) => self.disconnect_requested(worker, now, &mut effects),
             Event::StopRequested(stop) => self.stop_requested(stop, now, &mut effects),
             Event::ListenersEnded => self.listeners_ended(&mut effects),
             Event::TimePassed => {}
@@ -336,6 +339,11 @@ impl Supervisor {
     /// No stop is under way (or it has not begun to show yet).
     pub fn is_running(&self) -> bool {
         matches!(self.phase, Phase::Running | Phase::Delaying { .. })
+    }
+
+    /// A stop was asked for, even if it has not begun to show yet.
+    pub fn is_stopping(&self) -> bool {
+        self.phase != Phase::Running
     }
 
     fn begin(&mut self, now: Monotonic) {

@@ -1,0 +1,21 @@
+//! Torture: clients at a steady rate against a croupier whose workers are killed, stopped, replaced and moved about, and
+//! a verdict on what became of every single client.
+//!
+//! ```text
+//!   scenario   what is done to whom, how often ── Croupier (tests/support)
+//!   load       the clients                     ── what each of them has seen
+//!   verdict    answered, cut or lost           ── by the accounts that croupier logs at each worker's exit
+//!   table      one line per scenario
+//! ```
+//! `benches/torture.rs` runs whole scenarios (`scripts/torture`), `tests/torture.rs` a few seconds of each.
+
+#![allow(dead_code)] // Each of the two uses another part.
+
+pub mod chance;
+pub mod client;
+pub mod load;
+pub mod reuse_port;
+pub mod scenario;
+pub mod stage;
+pub mod table;
+pub mod verdict;
