@@ -27,7 +27,7 @@ const TIMES: &str = "CROUPIER_TEST_TIMES";
 fn a_connection_that_is_given_back_reaches_another_worker_as_if_it_were_new() {
     const CLIENTS: usize = 20;
     let times = format!("--env={TIMES}=all");
-    let mut croupier = Croupier::of_role(&["--workers", "2", &times], "worker_that_gives_back");
+    let mut croupier = Croupier::of_role(&["--workers", "2", "--stall-after", "1h", &times], "worker_that_gives_back");
     let address = croupier.wait_ready(2);
     for _ in 0..CLIENTS {
         let mut client = Client::connect(&address).unwrap();
@@ -78,7 +78,8 @@ fn a_unix_connection_is_given_back_like_any_other() {
     let path = directory.file("listener.sock");
     let role = "worker_that_gives_back";
     let mut run = support::plain(support::PROGRAM);
-    run.args(["run", "--workers", "2", "--listen", &format!("unix:{path}"), &format!("--env={TIMES}=all")]);
+    run.args(["run", "--workers", "2", "--stall-after", "1h", "--listen", &format!("unix:{path}")]);
+    run.arg(format!("--env={TIMES}=all"));
     run.arg(format!("--env={}={role}", roles::ROLE)).arg("--").args(roles::command(role));
     let mut croupier = Croupier::spawn(run);
     croupier.wait_ready(2);
@@ -129,6 +130,23 @@ fn what_was_given_back_and_nobody_takes_in_time_is_closed_and_logged() {
     orders.give(&croupier, 2, "take");
     orders.give(&croupier, 2, "resume");
     assert_eq!(http::get(&address).unwrap().worker(), 2);
+}
+
+/// The others listen, but have no room: better the giver than nobody.
+#[test]
+fn what_was_given_back_goes_to_its_giver_again_before_it_is_lost() {
+    let orders = Orders::new();
+    let croupier = Croupier::of_role(&["--workers", "2", &orders.option()], "worker_on_command");
+    let address = croupier.wait_ready(2);
+    orders.give(&croupier, 2, "pause");
+    orders.give(&croupier, 1, "return");
+    orders.give(&croupier, 1, "take");
+    let mut client = Client::connect(&address).unwrap();
+    client.send("GET / HTTP/1.1\r\n").unwrap();
+    croupier.log().wait_for("worker 1 returns");
+    orders.give(&croupier, 1, "keep");
+    client.send("\r\n").unwrap();
+    assert_eq!(client.response().unwrap().worker(), 1);
 }
 
 // Paused.
@@ -203,7 +221,7 @@ fn what_waited_for_a_worker_before_its_pause_is_served_by_it_when_only_it_resume
 
 #[test]
 fn what_a_stopped_worker_does_not_take_others_answer_and_it_takes_again_when_it_goes_on() {
-    let mut croupier = Croupier::demo(&["--workers", "3"]);
+    let mut croupier = Croupier::demo(&["--workers", "3", "--stall-after", "500ms"]);
     let address = croupier.wait_ready(3);
     let stopped = croupier.wait_started(2);
     processes::stop(stopped.pid);
@@ -298,8 +316,13 @@ fn a_worker_without_descriptors_refuses_and_the_others_serve() {
     let options = ["--workers", "2", "--connections-max", "500"];
     let mut croupier = Croupier::of_command(&options, &["sh", "-c", script, support::PROGRAM]);
     let address = croupier.wait_ready(2);
-    let mut clients: Vec<Client> = (0..100).map(|_| Client::connect(&address).unwrap()).collect();
-    let workers: Vec<u32> = clients.iter_mut().map(|client| client.get().unwrap().worker()).collect();
+    let mut clients = Vec::new();
+    let mut workers = Vec::new();
+    for _ in 0..100 {
+        let mut client = Client::connect(&address).unwrap();
+        workers.push(client.get().unwrap().worker());
+        clients.push(client);
+    }
     croupier.log().wait_for("refused: few file descriptors");
     let of_first = workers.iter().filter(|worker| **worker == 1).count();
     assert!((10..40).contains(&of_first), "{of_first}");
