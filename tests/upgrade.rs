@@ -27,7 +27,7 @@ struct Program {
 #[test]
 fn an_upgrade_under_load_is_noticed_by_no_client_and_no_worker() {
     let program = Program::install();
-    let mut croupier = program.run(&["--workers", "3"]);
+    let mut croupier = program.run(&["--workers", "3", "--stall-after", "1h"]);
     let address = croupier.wait_ready(3);
     let (pid, workers) = (croupier.pid(), croupier.started());
     let load = Load::start(&address, 4, 4);
@@ -48,7 +48,7 @@ fn an_upgrade_under_load_is_noticed_by_no_client_and_no_worker() {
 
 #[test]
 fn the_rotation_goes_on_where_it_was() {
-    let mut croupier = Croupier::demo(&["--workers", "3"]);
+    let mut croupier = Croupier::demo(&["--workers", "3", "--stall-after", "1h"]);
     let address = croupier.wait_ready(3);
     let mut answers = http::next_workers(&address, 4);
     for upgrades in 1..=3 {
@@ -113,7 +113,7 @@ fn connections_that_wait_untaken_survive_and_are_recovered_if_their_worker_dies_
 
 #[test]
 fn a_stalled_worker_is_still_skipped_and_takes_again_afterwards() {
-    let mut croupier = Croupier::demo(&["--workers", "3"]);
+    let mut croupier = Croupier::demo(&["--workers", "3", "--stall-after", "500ms"]);
     let address = croupier.wait_ready(3);
     let stopped = croupier.wait_started(1);
     processes::stop(stopped.pid);
@@ -357,6 +357,24 @@ fn a_stop_does_not_wait_for_an_upgrade_under_way() {
     let on_trial = processes::children(croupier.pid()).into_iter().find(|pid| !workers.contains(pid)).unwrap();
     assert_eq!(croupier.terminate(), Some(0));
     processes::wait_gone(on_trial);
+}
+
+/// Signals that come while the new image is not yet there to read them wait for it.
+#[test]
+fn a_stop_during_the_change_of_images_is_obeyed_by_the_new_one() {
+    for signal in [Signal::SIGTERM, Signal::SIGINT, Signal::SIGQUIT] {
+        let mut croupier = Croupier::demo(&["--workers", "2"]);
+        let address = croupier.wait_ready(2);
+        let mut clients = clients_with_requests(&address, 10);
+        croupier.signal(Signal::SIGUSR2);
+        croupier.log().wait_for("upgrading [the new image");
+        croupier.signal(signal);
+        for client in &mut clients {
+            assert_eq!(client.response().unwrap().status, 200);
+        }
+        assert_eq!(croupier.wait_exit(), Some(0));
+        croupier.log().wait_for("took over");
+    }
 }
 
 #[test]
