@@ -279,7 +279,7 @@ impl Listener {
 
     /// Takes a connection back that could not be dealt; it is among the next ones again.
     pub fn put_back(&mut self, candidate: Candidate, from: WorkerId, now: Monotonic) {
-        let never = CameBack { reason: Reason::Unsent, at: now, from, uncounted: None };
+        let never = CameBack { reason: Reason::Unsent, at: now, from, not_again: false, uncounted: None };
         self.returned.hold(candidate.record, candidate.connection, candidate.came_back.unwrap_or(never));
     }
 

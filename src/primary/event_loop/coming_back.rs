@@ -235,7 +235,7 @@ impl Primary {
 }
 
 pub(super) fn came_back(reason: Reason, from: WorkerId) -> CameBack {
-    CameBack { reason, at: Monotonic::now(), from, uncounted: None }
+    CameBack { reason, at: Monotonic::now(), from, not_again: reason == Reason::GivenBack, uncounted: None }
 }
 
 /// Makes sure that a descriptor that came up is a live connection, fit for another worker. A lingering socket would

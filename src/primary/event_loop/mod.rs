@@ -190,6 +190,9 @@ impl Primary {
             let more = self.deal_all();
             self.close_listeners_if_empty();
             if let Some(outcome) = self.outcome {
+                if let Some(trial) = self.trial.take() {
+                    trial.call_off();
+                }
                 return Ok(Ending { outcome, last_failure: self.last_failure });
             }
             let more = more || !self.more_to_hear.is_empty();

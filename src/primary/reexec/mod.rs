@@ -98,6 +98,11 @@ impl Trial {
         &self.process
     }
 
+    /// Ends it: nobody waits for its verdict any more.
+    pub fn call_off(self) {
+        self.process.kill_and_wait();
+    }
+
     /// What it came to, once it has ended.
     ///
     /// # Errors
