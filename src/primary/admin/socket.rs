@@ -30,7 +30,7 @@ const BACKLOG: i32 = 128;
 const LOCK_TRIES_MAX: u32 = 100;
 const LOCK_AGAIN: Duration = Duration::from_millis(5);
 
-/// A control socket that is bound and listens. Dropping it does not remove its file: [`remove`](Self::remove) does.
+/// A control socket that is bound and listens. Dropping it leaves its file: [`Admin`](super::Admin) removes it.
 #[derive(Debug)]
 pub struct ControlSocket {
     path: PathBuf,
