@@ -43,7 +43,7 @@ pub struct ControlSocket {
 #[derive(Debug, thiserror::Error)]
 pub enum ClaimError {
     /// Too long for a socket.
-    #[error("the control socket's path is too long, {} bytes of {PATH_MAX_BYTES}: {}", .0.as_os_str().len(), .0.display())]
+    #[error("the control socket's path is longer than {PATH_MAX_BYTES} bytes: {}", .0.display())]
     TooLong(PathBuf),
     /// Something stands there that no primary of this user has made.
     #[error("the control socket's path is taken: {} is {what}", path.display())]
