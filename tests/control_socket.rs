@@ -109,7 +109,7 @@ fn a_path_that_is_taken_by_something_else_is_an_error_and_is_left_alone() {
     assert!(fs::symlink_metadata(&strange).unwrap().file_type().is_socket());
 
     let long = directory.file(&"x".repeat(120));
-    Outcome::of(run_at(&long)).assert_failed(2, "path is too long");
+    Outcome::of(run_at(&long)).assert_failed(2, "path is longer than 107 bytes");
     Outcome::of(run_at(&directory.file("no/such"))).assert_failed(2, "No such file or directory");
 }
 

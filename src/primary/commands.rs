@@ -200,6 +200,13 @@ impl Inbox {
     }
 }
 
+impl Drop for Inbox {
+    /// A bounded channel keeps what is in it as long as it has senders: those who wait for answers would wait on.
+    fn drop(&mut self) {
+        while self.commands.try_recv().is_ok() {}
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

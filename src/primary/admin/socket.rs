@@ -30,7 +30,7 @@ const BACKLOG: i32 = 128;
 const LOCK_TRIES_MAX: u32 = 100;
 const LOCK_AGAIN: Duration = Duration::from_millis(5);
 
-/// A control socket that is bound and listens. Dropping it does not remove its file: [`remove`](Self::remove) does.
+/// A control socket that is bound and listens. Dropping it leaves its file: [`Admin`](super::Admin) removes it.
 #[derive(Debug)]
 pub struct ControlSocket {
     path: PathBuf,
@@ -43,7 +43,7 @@ pub struct ControlSocket {
 #[derive(Debug, thiserror::Error)]
 pub enum ClaimError {
     /// Too long for a socket.
-    #[error("the control socket's path is too long, {} bytes of {PATH_MAX_BYTES}: {}", .0.as_os_str().len(), .0.display())]
+    #[error("the control socket's path is longer than {PATH_MAX_BYTES} bytes: {}", .0.display())]
     TooLong(PathBuf),
     /// Something stands there that no primary of this user has made.
     #[error("the control socket's path is taken: {} is {what}", path.display())]

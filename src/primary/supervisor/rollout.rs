@@ -6,7 +6,7 @@
 
 use std::collections::VecDeque;
 
-use super::{Effect, KillReason, Occupant, Phase, Respawn, Seat, Supervisor};
+use super::{Effect, KillReason, Occupant, Phase, Seat, Supervisor};
 use crate::protocol::ids::{Slot, WorkerId};
 use crate::protocol::time::Monotonic;
 use serde::{Deserialize, Serialize};
@@ -113,26 +113,14 @@ impl Supervisor {
         self.rollout.as_ref().is_some_and(|rollout| rollout.purpose == Purpose::Reload)
     }
 
-    /// A worker loses its slot and finishes. Whoever is to follow it is started at once; if nobody else is ready it
-    /// serves until then.
+    /// A worker loses its slot and finishes. As in a reload, somebody follows it whatever the policy of respawning, and
+    /// if nobody else is ready it serves until then.
     pub(super) fn disconnect_requested(&mut self, worker: WorkerId, now: Monotonic, effects: &mut Vec<Effect>) {
         let Some(slot) = self.slot_of(worker).filter(|_| self.is_running()) else { return };
         let seat = &mut self.slots[slot];
-        let next = match (seat.incoming.take(), self.plan.respawn) {
-            (Some(incoming), _) => incoming.promoted(),
-            (None, Respawn::Always) => Occupant::Vacant { start_at: now },
-            (None, Respawn::OnFailure | Respawn::Never) => Occupant::Done,
-        };
+        let next = seat.incoming.take().map_or(Occupant::Vacant { start_at: now }, Incoming::promoted);
         let before = std::mem::replace(&mut seat.occupant, next);
-        let is_followed = next != Occupant::Done;
         self.let_go(before, now, effects);
-        if let Some(leaver) = self.leaving.last_mut()
-            && leaver.stage == Stage::Deferred
-            && !is_followed
-        {
-            leaver.stage = Stage::Draining { deadline: now + self.plan.shutdown_timeout };
-            effects.push(Effect::Drain(worker));
-        }
     }
 
     /// A worker is old, or large, or has served enough.

@@ -124,6 +124,33 @@ fn scaling_down_keeps_the_last_one_that_serves_until_another_one_does() {
 }
 
 #[test]
+fn a_worker_that_is_told_to_disconnect_is_replaced_at_once() {
+    let mut rig = Rig::replacing(PLAN);
+    assert_eq!(rig.hear(Event::DisconnectRequested(B)), [Effect::Drain(B), Effect::Start(Slot(1))]);
+    assert_eq!(rig.hear(Event::DisconnectRequested(B)), [], "it has lost its slot already");
+    assert_eq!(rig.exits(B, true), []);
+}
+
+#[test]
+fn the_only_one_that_serves_disconnects_when_its_successor_is_ready() {
+    let mut rig = Rig::replacing(ONE_WORKER);
+    assert_eq!(rig.hear(Event::DisconnectRequested(A)), [Effect::Start(Slot(0))]);
+    rig.start_succeeds(0);
+    assert_eq!(rig.becomes_ready(B), [Effect::Drain(A)]);
+}
+
+#[test]
+fn a_worker_that_disconnects_during_a_reload_makes_way_for_the_one_that_replaces_it() {
+    let mut rig = Rig::replacing(ONE_WORKER);
+    rig.hear(Event::ReloadRequested);
+    rig.start_succeeds(0);
+    assert_eq!(rig.hear(Event::DisconnectRequested(A)), []);
+    let effects = rig.becomes_ready(B);
+    assert!(effects.contains(&Effect::Drain(A)), "{effects:?}");
+    assert!(effects.iter().any(|effect| matches!(effect, Effect::ReloadEnded(ReloadEnd::Done { .. }))), "{effects:?}");
+}
+
+#[test]
 fn a_stop_ends_a_rollout_with_everybody_in_it() {
     let mut rig = Rig::replacing(PLAN);
     rig.hear(Event::ReloadRequested);
