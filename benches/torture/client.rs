@@ -236,7 +236,10 @@ fn read_answer(received: &[u8]) -> Result<Option<(u32, bool)>, ()> {
     if !head.starts_with("HTTP/1.1 200 ") {
         return Err(());
     }
-    let field = |name: &str| head.lines().find_map(|line| line.strip_prefix(name));
+    let field = |name: &str| {
+        let is_it = |line: &&str| line.get(..name.len()).is_some_and(|it| it.eq_ignore_ascii_case(name));
+        head.lines().find(is_it).map(|line| &line[name.len()..])
+    };
     let body_len: usize = field("content-length: ").and_then(|text| text.parse().ok()).ok_or(())?;
     // A demo worker that listens itself says its pid.
     let worker = field("x-worker: ").and_then(|text| text.trim_start_matches("pid-").parse().ok()).ok_or(())?;

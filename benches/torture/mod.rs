@@ -1,5 +1,5 @@
-//! Torture: clients at a steady rate against a croupier whose workers are killed, stopped, replaced and moved about, and
-//! a verdict on what became of every single client.
+//! Torture: clients at a steady rate against a croupier whose workers are killed, stopped and replaced, and a verdict
+//! on what became of every single client.
 //!
 //! ```text
 //!   scenario   what is done to whom, how often ── Croupier (tests/support)
@@ -14,7 +14,7 @@
 pub mod chance;
 pub mod client;
 pub mod load;
-pub mod reuse_port;
+pub mod peers;
 pub mod scenario;
 pub mod stage;
 pub mod table;

@@ -8,7 +8,7 @@ use nix::sys::signal::Signal;
 use super::chance::Chance;
 use super::client::Errand;
 use super::load::{KEEP_ALIVE, Load, ONCE, Tally, Traffic, percentile};
-use super::reuse_port;
+use super::peers::{self, Peer};
 use super::stage::{Actor, Holding, Stage, send};
 use super::table::Row;
 use super::verdict::{Circumstances, Kill, Verdict};
@@ -18,7 +18,7 @@ use crate::support::{processes, until};
 const STALL_AFTER: Duration = Duration::from_millis(100);
 const WAIT_MAX: Duration = Duration::from_millis(2 * 100 + 50);
 /// How long a worker hangs before it is killed, where it is.
-const HANG: Duration = Duration::from_millis(60);
+pub const HANG: Duration = Duration::from_millis(60);
 /// Resident memory that allocators and logs may move about without anything growing.
 const RSS_SLACK_KIB: u64 = 1024;
 
@@ -66,7 +66,7 @@ pub struct Scenario {
     pub play: fn(&'static str, &Extent) -> Row,
 }
 
-pub const ALL: [Scenario; 13] = [
+pub const ALL: [Scenario; 17] = [
     Scenario {
         name: "calm",
         what: "nothing happens",
@@ -90,13 +90,18 @@ pub const ALL: [Scenario; 13] = [
     Scenario {
         name: "reload",
         what: "reload every 2 s, one connection per request",
-        play: |name, extent| Script { every_ms: 2000, ..Script::new(name, Act::Reload) }.run(extent),
+        play: |name, extent| Script { every_ms: 2000, ..Script::new(name, RELOAD) }.run(extent),
     },
     Scenario {
         name: "reload-keep-alive",
         what: "reload every 2 s, idle connections",
+        play: |name, extent| Script { every_ms: 2000, errands: &[KEEP_ALIVE], ..Script::new(name, RELOAD) }.run(extent),
+    },
+    Scenario {
+        name: "upgrade",
+        what: "upgrade every 2 s, one connection per request and idle ones",
         play: |name, extent| {
-            Script { every_ms: 2000, errands: &[KEEP_ALIVE], ..Script::new(name, Act::Reload) }.run(extent)
+            Script { every_ms: 2000, errands: &[ONCE, KEEP_ALIVE], ..Script::new(name, UPGRADE) }.run(extent)
         },
     },
     Scenario {
@@ -127,14 +132,29 @@ pub const ALL: [Scenario; 13] = [
         },
     },
     Scenario {
-        name: "so-reuseport-kill",
-        what: "as kill, without croupier",
-        play: |name, extent| reuse_port::play(name, extent, None),
+        name: "so-reuseport: kill",
+        what: "as kill, the same workers without croupier",
+        play: |name, extent| Peer::ReusePort(peers::Act::Kill).play(name, extent),
     },
     Scenario {
-        name: "so-reuseport-hang-kill",
-        what: "as hang-kill, without croupier",
-        play: |name, extent| reuse_port::play(name, extent, Some(HANG)),
+        name: "so-reuseport: hang",
+        what: "as hang-kill, the same workers without croupier",
+        play: |name, extent| Peer::ReusePort(peers::Act::HangAndKill).play(name, extent),
+    },
+    Scenario {
+        name: "node: kill",
+        what: "as kill, Node's cluster",
+        play: |name, extent| Peer::NodeCluster(peers::Act::Kill).play(name, extent),
+    },
+    Scenario {
+        name: "node: hang",
+        what: "as hang-kill, Node's cluster",
+        play: |name, extent| Peer::NodeCluster(peers::Act::HangAndKill).play(name, extent),
+    },
+    Scenario {
+        name: "nginx: reload",
+        what: "as reload-keep-alive, nginx",
+        play: |name, extent| Peer::Nginx.play(name, extent),
     },
 ];
 
@@ -145,11 +165,15 @@ enum Act {
     Kill,
     HangAndKill,
     Stop,
-    Reload,
+    /// A signal to croupier; each line with this text is an occurrence.
+    Ask(Signal, &'static str),
     Scale,
     Recycle,
     Mixed,
 }
+
+const RELOAD: Act = Act::Ask(Signal::SIGHUP, "reload done");
+const UPGRADE: Act = Act::Ask(Signal::SIGUSR2, "took over from ");
 
 const MIXED: Script = Script {
     name: "mixed",
@@ -280,7 +304,7 @@ impl Play {
     fn occurrences(&self) -> u64 {
         match self.script.act {
             Act::Nothing => 0,
-            Act::Reload => self.stage.count("reload done") as u64,
+            Act::Ask(_, done) => self.stage.count(done) as u64,
             Act::Recycle => self.stage.count("[recycling]") as u64,
             Act::Scale => self.swings,
             Act::Kill | Act::HangAndKill | Act::Stop | Act::Mixed => self.acts,
@@ -294,10 +318,10 @@ impl Play {
             Act::Kill => self.kill(Duration::ZERO),
             Act::HangAndKill => self.kill(HANG),
             Act::Stop => self.halt(Duration::from_millis(2000) / self.extent.haste),
-            Act::Reload => self.stage.signal(Signal::SIGHUP),
+            Act::Ask(signal, _) => self.stage.signal(signal),
             Act::Scale => self.swing(),
             Act::Mixed => {
-                let all = [Act::Kill, Act::Kill, Act::HangAndKill, Act::Stop, Act::Reload, Act::Scale];
+                let all = [Act::Kill, Act::Kill, Act::HangAndKill, Act::Stop, RELOAD, UPGRADE, Act::Scale];
                 match all[self.chance.below(all.len())] {
                     Act::Stop => self.halt(Duration::from_millis(250)),
                     Act::Scale => {
