@@ -77,7 +77,7 @@ pub(super) struct RunOptions {
     pub(super) connections_max: Option<u64>,
 
     /// Take connections back from a worker that has taken nothing for this long while another is idle [default: 100ms]
-    #[arg(long, value_name = "T", env = "CROUPIER_STALL_AFTER", value_parser = positive_duration)]
+    #[arg(long, value_name = "T", env = "CROUPIER_STALL_AFTER", value_parser = stall_duration)]
     pub(super) stall_after: Option<Duration>,
 
     /// Kill a worker that has taken nothing for this long while connections waited [default: never]
@@ -360,6 +360,14 @@ fn duration(text: &str) -> Result<Duration, String> {
 fn positive_duration(text: &str) -> Result<Duration, String> {
     match duration(text)? {
         Duration::ZERO => Err("give a time above 0, like 100ms".into()),
+        time => Ok(time),
+    }
+}
+
+/// The primary looks twice in that time: much shorter ones would do nothing else.
+fn stall_duration(text: &str) -> Result<Duration, String> {
+    match duration(text)? {
+        time if time < Duration::from_millis(10) => Err("give a time of 10ms or more, like 100ms".into()),
         time => Ok(time),
     }
 }

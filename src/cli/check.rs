@@ -14,6 +14,7 @@ use crate::primary::supervisor::Respawn;
 pub(super) fn check(options: RunOptions) -> Result<(), Failure> {
     let control = options.control.clone();
     let settings = settings::resolve(options)?;
+    settings::check_hosts(&settings.listeners)?;
     find_program(&settings)?;
     // Nobody reads: nothing to do about it.
     let _ = std::io::stdout().write_all(effective(&settings, control).as_bytes());

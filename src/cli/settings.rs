@@ -23,13 +23,13 @@ const KILL_DELAY: Duration = Duration::from_secs(2);
 /// The settings that `options` ask for.
 ///
 /// # Errors
-/// [`Exit::Usage`] for a host that does not exist, a directory that is none, and the like.
+/// [`Exit::Usage`] for an address that is there twice, a directory that is none, and the like.
 pub(super) fn resolve(options: RunOptions) -> Result<Settings, Failure> {
     let mut listeners = options.listen;
     if listeners.is_empty() {
         listeners.push(LISTEN.parse().expect("the default is an address"));
     }
-    check_hosts(&listeners)?;
+    check_twice(&listeners)?;
     let burst = options.respawn_burst.unwrap_or(BURST);
     let plan = Plan {
         worker_count: worker_count(options.workers)?,
@@ -79,11 +79,21 @@ pub(super) fn resolve(options: RunOptions) -> Result<Settings, Failure> {
     })
 }
 
-fn check_hosts(listeners: &[Address]) -> Result<(), Failure> {
+fn check_twice(listeners: &[Address]) -> Result<(), Failure> {
     for (index, address) in listeners.iter().enumerate() {
         if listeners[..index].contains(address) && !matches!(address, Address::Tcp { port: 0, .. }) {
             return Err(Failure::new(Exit::Usage, format!("--listen {address} is there twice: once is enough")));
         }
+    }
+    Ok(())
+}
+
+/// Whether all hosts exist. An image that takes over has its listeners already and does not ask.
+///
+/// # Errors
+/// [`Exit::Usage`], with the host.
+pub(super) fn check_hosts(listeners: &[Address]) -> Result<(), Failure> {
+    for address in listeners {
         if let Address::Tcp { host, port } = address {
             Address::resolve(host, *port).map_err(|error| {
                 Failure::new(Exit::Usage, format!("--listen {address}: unknown host ({error}); give its IP address"))

@@ -179,7 +179,7 @@ impl Bare {
             match self.end.take(Wait::Block)? {
                 Took::Connection(_, connection) => {
                     before_each();
-                    self.kick_if(self.board.count_taken(Duration::ZERO));
+                    self.kick_if(self.board.count_taken(None));
                     let stream = std::net::TcpStream::from(connection);
                     stream.set_nonblocking(false)?;
                     let _ = http::answer(stream, &self.id.to_string());

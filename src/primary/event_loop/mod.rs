@@ -347,6 +347,7 @@ impl Primary {
         for id in ours {
             self.see_exit(id);
         }
-        while process::reap_stranger(|pid| self.workers.has_process(pid)).is_some() {}
+        let trial = self.trial.as_ref().map(|trial| trial.process().pid());
+        while process::reap_stranger(|pid| self.workers.has_process(pid) || trial == Some(pid)).is_some() {}
     }
 }
