@@ -151,9 +151,12 @@ fn another_user_is_refused_by_the_file_and_where_the_file_lets_it_in_by_its_uid(
     let path = directory.file("c.sock");
     let mut croupier = Croupier::spawn(run_at(&path));
     let address = croupier.wait_ready(1);
-    // The target directory need not be readable for everybody.
+    // The target directory need not be readable for everybody. Copied by another process: here a thread that forks
+    // meanwhile would keep the copy open for writing, and nobody could start it (ETXTBSY).
     let program = directory.file("croupier");
-    fs::copy(support::PROGRAM, &program).unwrap();
+    let mut copy = support::plain("cp");
+    copy.args([support::PROGRAM, &program]);
+    Outcome::of(copy).assert_ok();
     let as_nobody = |arguments: &[&str]| {
         let mut command = support::plain(&program);
         command.args(arguments).args(["--control", &path]).uid(NOBODY).gid(NOBODY);
