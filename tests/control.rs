@@ -302,7 +302,7 @@ fn bad_requests_are_answered_in_json_with_the_fitting_status() {
     assert_error(&get(&croupier, "/nothing"), 404, "no /nothing");
     assert_error(&get(&croupier, "/reload"), 405, "GET is not for /reload");
     assert_error(&post(&croupier, "/status", ""), 405, "POST is not for /status");
-    assert_error(&post(&croupier, "/upgrade", ""), 404, "no /upgrade");
+    assert_error(&get(&croupier, "/upgrade"), 405, "GET is not for /upgrade");
     for body in ["", "x", "{}", r#"{"workers": 4}"#, r#"{"workers": "4", "x": 1}"#] {
         assert_error(&post(&croupier, "/scale", body), 400, "send {");
     }
