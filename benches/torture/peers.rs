@@ -109,7 +109,8 @@ impl Peer {
 
 fn traffic(extent: &Extent, errand: Errand) -> Traffic {
     let patience = Duration::from_secs(10);
-    Traffic { rate: extent.rate, threads: 2, errands: vec![errand], open_max: 8000, patience }
+    let slower = if errand.requests > 1 { 4 } else { 1 };
+    Traffic { rate: extent.rate / slower, threads: 2, errands: vec![errand], open_max: 8000, patience }
 }
 
 impl Running {

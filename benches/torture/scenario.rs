@@ -95,7 +95,9 @@ pub const ALL: [Scenario; 17] = [
     Scenario {
         name: "reload-keep-alive",
         what: "reload every 2 s, idle connections",
-        play: |name, extent| Script { every_ms: 2000, errands: &[KEEP_ALIVE], ..Script::new(name, RELOAD) }.run(extent),
+        play: |name, extent| {
+            Script { every_ms: 2000, slower: 4, errands: &[KEEP_ALIVE], ..Script::new(name, RELOAD) }.run(extent)
+        },
     },
     Scenario {
         name: "upgrade",
@@ -182,6 +184,7 @@ const MIXED: Script = Script {
     errands: &[ONCE, ONCE, ONCE, KEEP_ALIVE],
     every_ms: 200,
     act: Act::Mixed,
+    slower: 1,
     judge_holding: false,
 };
 
@@ -193,6 +196,8 @@ struct Script {
     errands: &'static [Errand],
     every_ms: u32,
     act: Act,
+    /// Clients that stay come at a lower rate: each of them is many requests.
+    slower: u32,
     judge_holding: bool,
 }
 
@@ -224,7 +229,7 @@ struct Play {
 
 impl Script {
     const fn new(name: &'static str, act: Act) -> Self {
-        Self { name, workers: 4, options: &[], errands: &[ONCE], every_ms: 300, act, judge_holding: false }
+        Self { name, workers: 4, options: &[], errands: &[ONCE], every_ms: 300, act, slower: 1, judge_holding: false }
     }
 
     fn named(self, name: &'static str) -> Self {
@@ -260,7 +265,7 @@ impl Script {
 impl Play {
     fn traffic(&self) -> Traffic {
         Traffic {
-            rate: self.extent.rate,
+            rate: self.extent.rate / self.script.slower,
             threads: 2,
             errands: self.script.errands.to_vec(),
             open_max: 8000,
@@ -366,7 +371,10 @@ impl Play {
     }
 
     fn scale(&mut self, down: bool) {
+        let heard = self.stage.count("[workers=");
         self.stage.signal(if down { Signal::SIGTTOU } else { Signal::SIGTTIN });
+        // Two equal signals that are pending at the same time are one.
+        until(|| (self.stage.count("[workers=") > heard).then_some(()));
         self.more_workers += if down { -1 } else { 1 };
     }
 
@@ -387,7 +395,6 @@ impl Play {
         self.is_swinging_down = false;
         while self.more_workers != 0 {
             self.scale(self.more_workers > 0);
-            sleep(Duration::from_millis(20)); // equal signals that are pending at the same time are one
         }
     }
 
