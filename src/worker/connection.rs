@@ -65,8 +65,8 @@ impl Connection {
     }
 
     /// Returns the live connection to the primary, which deals it to another worker as if it were new: the same peer
-    /// address, and whatever the client has sent and this process has not read. It comes back here only if no other
-    /// worker is ready.
+    /// address, and whatever the client has sent and this process has not read. It comes back here at once if no other
+    /// worker listens, and after a second if none of them has had room for it.
     ///
     /// Only at a message boundary, with nothing of it in buffers of this process, and nothing remembered that its
     /// next message needs; never a connection with TLS, or one that was upgraded. Deregister it from mio or epoll
