@@ -1,5 +1,5 @@
-//! The client commands: `status`, `reload`, `upgrade`, `scale`, `shutdown`, `stop`. They find a primary, ask it over its
-//! control socket, and say what it answered.
+//! The client commands: `status`, `reload`, `upgrade`, `scale`, `shutdown`, `stop`. They find a primary, ask it over
+//! its control socket, and say what it answered.
 
 mod connection;
 mod table;

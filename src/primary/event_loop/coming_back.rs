@@ -182,7 +182,7 @@ impl Primary {
             self.reclaim(id, lane_id, Reason::Untaken);
         }
         if is_news {
-            self.decide(Event::RecycleDue(id));
+            self.decide(Event::DisconnectRequested(id));
         }
     }
 
