@@ -34,8 +34,8 @@ impl Row {
 }
 
 pub const HEAD: &str = "\
-| scenario           | clients |  acts | answered |   cut |  lost |  p50 ms |  p99 ms |  max ms | fds     | RSS MiB   |
-|:-------------------|--------:|------:|---------:|------:|------:|--------:|--------:|--------:|:--------|:---------|";
+| scenario           | clients |  acts | answered |   cut |  lost |  p50 ms |  p99 ms | max ms | fds     | RSS MiB   |
+|--------------------|--------:|------:|---------:|------:|------:|--------:|--------:|-------:|---------|-----------|";
 
 pub fn line(row: &Row) -> String {
     let ms = |time: Duration| time.as_secs_f64() * 1000.0;
@@ -48,7 +48,7 @@ pub fn line(row: &Row) -> String {
         None => Default::default(),
     };
     format!(
-        "| {:<18} | {:>7} | {:>5} | {:>8} | {:>5} | {:>5} | {:>7.2} | {:>7.2} | {:>7.1} | {fds:<7} | {rss:<9} |",
+        "| {:<18} | {:>7} | {:>5} | {:>8} | {:>5} | {:>5} | {:>7.2} | {:>7.2} | {:>6.1} | {fds:<7} | {rss:<9} |",
         row.name,
         row.connections,
         row.occurrences,
