@@ -156,7 +156,35 @@ fn a_second_reload_waits_for_the_first_and_a_third_is_the_second() {
     croupier.log().wait_for("reload done generation=1");
     croupier.log().wait_for("reload done generation=2");
     assert_eq!(croupier.terminate(), Some(0));
+    croupier.log().wait_end();
     assert_eq!((croupier.log().count("reload done"), croupier.started().len()), (2, 6), "{}", croupier.log());
+}
+
+/// It is told to finish, and cannot hear it: what it had taken waits for it, and nothing else does.
+#[test]
+fn what_a_stopped_worker_had_not_taken_is_answered_by_others_when_it_is_replaced() {
+    let mut croupier = Croupier::demo(&["--workers", "2", "--stall-after", "1h"]);
+    let address = croupier.wait_ready(2);
+    let mut kept = kept_clients(&address, 2);
+    let stopped = croupier.wait_started(1);
+    processes::stop(stopped.pid);
+    let mut clients: Vec<Client> = (0..10).map(|_| Client::connect(&address).unwrap()).collect();
+    clients.iter_mut().for_each(|client| client.send(http::LAST_REQUEST).unwrap());
+    for client in clients.iter_mut().skip(1).step_by(2) {
+        assert_eq!(client.response().unwrap().worker(), 2);
+    }
+    croupier.signal(Signal::SIGHUP);
+    for client in clients.iter_mut().step_by(2) {
+        assert_ne!(client.response().unwrap().worker(), 1);
+    }
+    croupier.log().wait_for("reload done");
+    processes::send(stopped.pid, Signal::SIGCONT);
+    croupier.log().wait_for_count(" exited code=0", 2);
+    for client in &mut kept {
+        assert!(client.get().unwrap().worker() > 2, "given back when it went on");
+    }
+    drop(kept);
+    assert_eq!(croupier.terminate(), Some(0));
 }
 
 // Scaling.
@@ -234,21 +262,15 @@ fn idle_clients_see_an_end_and_no_reset_when_croupier_is_terminated() {
 
 #[test]
 fn during_shutdown_delay_everything_goes_on_and_then_it_ends() {
-    let mut croupier = Croupier::demo(&["--workers", "2", "--shutdown-delay", "1s"]);
+    let mut croupier = Croupier::demo(&["--workers", "2", "--shutdown-delay", "3s"]);
     let address = croupier.wait_ready(2);
     let mut clients = kept_clients(&address, 4);
     croupier.signal(Signal::SIGTERM);
     croupier.log().wait_for("signal=SIGTERM");
-    let mut served = 0;
-    // A client that is not served any more came after the delay.
-    while croupier.log().count("ending listeners") == 0 {
-        match http::get(&address) {
-            Ok(response) => assert_eq!(response.status, 200),
-            Err(_) => break,
-        }
-        served += 1;
+    for _ in 0..10 {
+        assert_eq!(http::get(&address).unwrap().status, 200);
+        clients.iter_mut().for_each(|client| assert_eq!(client.get().unwrap().status, 200));
     }
-    assert!(served > 0);
     croupier.log().wait_for("ending listeners");
     for client in &mut clients {
         assert_eq!(client.rest().unwrap(), b"");

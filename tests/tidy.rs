@@ -282,6 +282,23 @@ fn module_depth(inside_src: &str) -> usize {
     if inside_src.ends_with("mod.rs") { names - 1 } else { names }
 }
 
+/// HTTP and its runtime stay with the admin thread and its client: the event loop must neither wait for them nor be
+/// compiled with them.
+const HTTP_FOLDERS: [&str; 2] = ["src/primary/admin/", "src/cli/client/"];
+const HTTP_PACKAGES: [&str; 6] = ["axum", "hyper", "hyper_util", "http_body_util", "tokio", "tokio_io_timeout"];
+
+fn http_stays_out_of_the_event_loop(source: &Source) -> Vec<Finding> {
+    let is_inside = HTTP_FOLDERS.iter().any(|folder| source.path.starts_with(folder));
+    if is_inside || !(source.path.starts_with("src/primary/") || source.path.starts_with("src/cli/")) {
+        return vec![];
+    }
+    let is_http = |path: &str| path.split("::").next().is_some_and(|package| HTTP_PACKAGES.contains(&package));
+    let is_admin = |path: &str| path.starts_with("crate::primary::admin") || path.starts_with("super::admin");
+    let may_use_admin = source.path.starts_with("src/cli/");
+    let found = paths(source).into_iter().filter(|(_, path)| is_http(path) || !may_use_admin && is_admin(path));
+    found.map(|(line, path)| source.finding(line, format!("`{path}` here: send a command to the event loop"))).collect()
+}
+
 const PURE_FILES: [&str; 11] = [
     "src/primary/scheduler.rs",
     "src/primary/room.rs",
@@ -478,6 +495,14 @@ fn imports_go_one_way() {
     ] {
         assert_eq!(imports_follow_the_layers(&Source::new(path, sample)).len(), 1, "{path}: {sample}");
     }
+}
+
+#[test]
+fn http_is_for_the_admin_thread_and_its_client() {
+    let sample = "use axum::Router;\nuse hyper::{Request, body::Bytes};\ntokio::spawn(x);\n\
+                  use crate::primary::admin::Admin;\nuse crate::primary::commands::Remote;\n";
+    enforce(http_stays_out_of_the_event_loop, "src/primary/x.rs", sample, &[1, 2, 2, 3, 4]);
+    assert!(http_stays_out_of_the_event_loop(&Source::new("src/primary/admin/x.rs", sample)).is_empty());
 }
 
 #[test]

@@ -404,7 +404,9 @@ impl Play {
         let exits = stage.exits();
         let killed = |pid: i32| kills.iter().any(|kill| kill.pid == pid);
         faults.extend(exits.iter().filter(|it| it.had_anything() && !killed(it.pid)).map(|it| it.line.clone()));
-        faults.extend(stage.complaints());
+        // A reload whose new worker we have killed stops there: as it should.
+        let may_stop = |line: &String| !kills.is_empty() && line.contains("reload stopped: the new worker failed");
+        faults.extend(stage.complaints().into_iter().filter(|line| !may_stop(line)));
         match stage.croupier.terminate() {
             Some(0) => {}
             code => faults.push(format!("exit code {code:?}")),

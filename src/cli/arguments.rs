@@ -9,8 +9,9 @@ use std::time::Duration;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::primary::address::Address;
+use crate::primary::commands::Scale;
 use crate::primary::recycle::Spread;
-use crate::primary::settings::WORKERS_MAX;
+use crate::primary::settings::{NAME_MAX_BYTES, WORKERS_MAX};
 
 /// Deals the connections of one port to several worker processes, evenly, and keeps the workers running.
 #[derive(Debug, Parser)]
@@ -30,6 +31,18 @@ pub(super) enum Command {
     Run(Box<RunOptions>),
     /// Validate the options of `run`, bind nothing, print what would be in force
     Check(Box<RunOptions>),
+    /// Show the workers and listeners of a running primary
+    Status(StatusOptions),
+    /// Replace every worker of a running primary, one after the other, and wait until it is done
+    Reload(Target),
+    /// Replace the program of a running primary by what is now at its path; workers and connections stay
+    Upgrade(Target),
+    /// Change the number of workers of a running primary
+    Scale(ScaleOptions),
+    /// End a running primary: every client is served to the end
+    Shutdown(EndOptions),
+    /// End a running primary at once
+    Stop(EndOptions),
     /// Run the built-in demo worker, a small HTTP server: under a primary it is dealt connections, alone it listens
     /// itself
     Demo(DemoOptions),
@@ -64,7 +77,7 @@ pub(super) struct RunOptions {
     pub(super) connections_max: Option<u64>,
 
     /// Take connections back from a worker that has taken nothing for this long while another is idle [default: 100ms]
-    #[arg(long, value_name = "T", env = "CROUPIER_STALL_AFTER", value_parser = positive_duration)]
+    #[arg(long, value_name = "T", env = "CROUPIER_STALL_AFTER", value_parser = stall_duration)]
     pub(super) stall_after: Option<Duration>,
 
     /// Kill a worker that has taken nothing for this long while connections waited [default: never]
@@ -123,9 +136,15 @@ pub(super) struct RunOptions {
     #[arg(long, value_name = "K=V")]
     pub(super) env: Vec<Variable>,
 
-    /// Names this primary [default: croupier-ADDRESS-PORT of the first --listen]
+    /// Names this primary, for `croupier status --name` and the like [default: croupier-ADDRESS-PORT of the first
+    /// --listen]
     #[arg(long, value_name = "NAME", env = "CROUPIER_NAME")]
-    pub(super) name: Option<String>,
+    pub(super) name: Option<PrimaryName>,
+
+    /// Where the control socket is [default: NAME.sock in $XDG_RUNTIME_DIR/croupier, else in /run/croupier for root and
+    /// /tmp/croupier-UID for others]
+    #[arg(long, value_name = "PATH", env = "CROUPIER_CONTROL")]
+    pub(super) control: Option<PathBuf>,
 
     /// How log lines look [default: text]
     #[arg(long, value_name = "FORMAT", env = "CROUPIER_LOG_FORMAT")]
@@ -142,6 +161,48 @@ pub(super) struct RunOptions {
     /// The worker's command and its arguments [default: croupier demo]
     #[arg(last = true, value_name = "COMMAND")]
     pub(super) command: Vec<OsString>,
+}
+
+/// Which primary is meant.
+#[derive(Debug, Args)]
+pub(super) struct Target {
+    /// The primary of this name [default: the only one that runs]
+    #[arg(long, value_name = "NAME", env = "CROUPIER_NAME")]
+    pub(super) name: Option<PrimaryName>,
+
+    /// The primary with this control socket, whatever its name
+    #[arg(long, value_name = "PATH", env = "CROUPIER_CONTROL")]
+    pub(super) control: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct StatusOptions {
+    #[command(flatten)]
+    pub(super) target: Target,
+
+    /// Print it as the primary sends it, in JSON
+    #[arg(long)]
+    pub(super) json: bool,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct ScaleOptions {
+    /// So many workers, or so many more or fewer
+    #[arg(value_name = "N|+N|-N", allow_hyphen_values = true)]
+    pub(super) workers: Scale,
+
+    #[command(flatten)]
+    pub(super) target: Target,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct EndOptions {
+    #[command(flatten)]
+    pub(super) target: Target,
+
+    /// Wait for its end, at most this long; exit with 1 if it has not come
+    #[arg(long, value_name = "T", value_parser = duration)]
+    pub(super) wait: Option<Duration>,
 }
 
 #[derive(Debug, Args)]
@@ -192,6 +253,10 @@ pub(super) struct SpreadCount(pub(super) Spread<u64>);
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct SpreadTime(pub(super) Spread<Duration>);
+
+/// A name that can be part of a file's.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct PrimaryName(pub(super) String);
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Variable {
@@ -262,6 +327,18 @@ impl FromStr for SpreadTime {
     }
 }
 
+impl FromStr for PrimaryName {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let is_fit = |it: char| !it.is_control() && it != '/';
+        match text.chars().all(is_fit) && !text.starts_with('.') && (1..=NAME_MAX_BYTES).contains(&text.len()) {
+            true => Ok(PrimaryName(text.to_owned())),
+            false => Err(format!("give 1 to {NAME_MAX_BYTES} bytes without a slash and without a dot in front")),
+        }
+    }
+}
+
 impl FromStr for Variable {
     type Err = String;
 
@@ -283,6 +360,14 @@ fn duration(text: &str) -> Result<Duration, String> {
 fn positive_duration(text: &str) -> Result<Duration, String> {
     match duration(text)? {
         Duration::ZERO => Err("give a time above 0, like 100ms".into()),
+        time => Ok(time),
+    }
+}
+
+/// The primary looks twice in that time: much shorter ones would do nothing else.
+fn stall_duration(text: &str) -> Result<Duration, String> {
+    match duration(text)? {
+        time if time < Duration::from_millis(10) => Err("give a time of 10ms or more, like 100ms".into()),
         time => Ok(time),
     }
 }
@@ -329,6 +414,25 @@ mod tests {
         let age = Spread { base: Duration::from_secs(3600), jitter: Duration::from_secs(60) };
         assert_eq!("1h+60s".parse(), Ok(SpreadTime(age)));
         assert!("0".parse::<SpreadCount>().is_err() && "0".parse::<SpreadTime>().is_err());
+    }
+
+    #[test]
+    fn a_number_of_workers_to_remove_is_no_option() {
+        for text in ["4", "+2", "-1"] {
+            let arguments = Arguments::try_parse_from(["croupier", "scale", text, "--name", "x"]).unwrap();
+            let Some(Command::Scale(options)) = arguments.command else { panic!("{arguments:?}") };
+            assert_eq!((options.workers.to_string().as_str(), options.target.name), (text, "x".parse().ok()));
+        }
+        assert!(Arguments::try_parse_from(["croupier", "scale", "--name", "x", "-1"]).is_ok());
+        assert!(Arguments::try_parse_from(["croupier", "scale", "-x"]).is_err());
+    }
+
+    #[test]
+    fn names_can_be_part_of_a_file_s() {
+        for text in ["", ".", "..", "a/b", "a\nb", &"x".repeat(65)] {
+            assert!(text.parse::<PrimaryName>().is_err(), "{text}");
+        }
+        assert!("croupier-[::]-80".parse::<PrimaryName>().is_ok());
     }
 
     #[test]

@@ -1,21 +1,23 @@
 //! `croupier check`: what `run` would do, without doing it.
 
 use std::io::Write;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use nix::unistd::{AccessFlags, access};
 
 use super::arguments::RunOptions;
-use super::{Exit, Failure, settings};
+use super::{Exit, Failure, runtime_directory, settings};
 use crate::primary::recycle::Recycle;
 use crate::primary::settings::Settings;
 use crate::primary::supervisor::Respawn;
 
 pub(super) fn check(options: RunOptions) -> Result<(), Failure> {
+    let control = options.control.clone();
     let settings = settings::resolve(options)?;
+    settings::check_hosts(&settings.listeners)?;
     find_program(&settings)?;
     // Nobody reads: nothing to do about it.
-    let _ = std::io::stdout().write_all(effective(&settings).as_bytes());
+    let _ = std::io::stdout().write_all(effective(&settings, control).as_bytes());
     Ok(())
 }
 
@@ -38,11 +40,11 @@ fn find_program(settings: &Settings) -> Result<(), Failure> {
 }
 
 /// One line per setting, in TOML (of which JSON's strings are a part).
-fn effective(settings: &Settings) -> String {
+fn effective(settings: &Settings, control: Option<PathBuf>) -> String {
     let text = |text: &str| serde_json::Value::from(text).to_string();
     let texts = |texts: Vec<String>| serde_json::Value::from(texts).to_string();
     let time = |time| text(&humantime::format_duration(time).to_string());
-    let Settings { name, listeners, backlog, queue_max, connections_max, command, plan, .. } = settings;
+    let Settings { listeners, backlog, queue_max, connections_max, command, plan, .. } = settings;
     let words = std::iter::once(&command.program).chain(&command.arguments);
     let variables = command.variables.iter().map(|(name, value)| format!("{}={}", name.display(), value.display()));
     let respawn = match plan.respawn {
@@ -50,8 +52,11 @@ fn effective(settings: &Settings) -> String {
         Respawn::OnFailure => "on-failure",
         Respawn::Never => "never",
     };
+    let name = settings.name_with(None);
+    let control = control.unwrap_or_else(|| runtime_directory::socket_of(&name));
     let mut lines = vec![
-        format!("name = {}", text(name)),
+        format!("name = {}", text(&name)),
+        format!("control = {}", text(&control.display().to_string())),
         format!("listen = {}", texts(listeners.iter().map(ToString::to_string).collect())),
         format!("workers = {}", plan.worker_count),
         format!("command = {}", texts(words.map(|word| word.to_string_lossy().into_owned()).collect())),

@@ -3,9 +3,11 @@
 
 mod arguments;
 mod check;
+mod client;
 mod demo;
 mod log_writer;
 mod run;
+mod runtime_directory;
 mod settings;
 mod upgrade_check;
 
@@ -20,10 +22,12 @@ use arguments::{Arguments, Command, RunOptions};
 enum Exit {
     /// It did what it was asked to, and ended when it was asked to.
     Clean = 0,
-    /// It failed while running; workers had to be killed.
+    /// It failed while running; workers had to be killed; a client command that found no primary, or was refused.
     Failed = 1,
     /// The arguments make no sense.
     Usage = 2,
+    /// Another primary of that name runs.
+    NameTaken = 3,
     /// A listener could not be bound.
     CannotListen = 4,
     /// Workers cannot be started.
@@ -53,6 +57,12 @@ pub fn main() -> ExitCode {
     let done = match command {
         Command::Run(options) => run::run(*options),
         Command::Check(options) => check::check(*options),
+        Command::Status(options) => client::status(&options),
+        Command::Reload(target) => client::reload(&target),
+        Command::Upgrade(target) => client::upgrade(&target),
+        Command::Scale(options) => client::scale(&options),
+        Command::Shutdown(options) => client::shutdown(&options),
+        Command::Stop(options) => client::stop(&options),
         Command::Demo(options) => demo::demo(&options),
         Command::UpgradeCheck(options) => upgrade_check::upgrade_check(&options),
     };

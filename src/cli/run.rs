@@ -1,16 +1,20 @@
 //! `croupier run`: from options to a running primary, and from its end to an exit code.
 
+use std::path::PathBuf;
+
 use log::LevelFilter;
 
 use super::arguments::{LogFormat, RunOptions};
-use super::{Exit, Failure, log_writer, settings};
+use super::{Exit, Failure, log_writer, runtime_directory, settings};
 use crate::primary::address::Address;
+use crate::primary::admin::{Admin, ClaimError, ControlSocket};
+use crate::primary::reexec::CarriedSocket;
 use crate::primary::reexec::state::State;
 use crate::primary::settings::Settings;
 use crate::primary::supervisor::{GaveUp, Outcome};
 use crate::primary::{Ending, Primary, StartError};
 use crate::sys::limits;
-use crate::sys::signals::{Signal, Signals};
+use crate::sys::signals::{self, Signal, Signals};
 
 /// What the primary reads from its signalfd.
 const SIGNALS: [Signal; 8] = [
@@ -33,9 +37,15 @@ pub(super) fn run(options: RunOptions) -> Result<(), Failure> {
         _ => LevelFilter::Info,
     };
     log_writer::install(options.log_format.unwrap_or(LogFormat::Text), level);
+    let control = options.control.clone();
     let is_demo = options.command.is_empty();
+    let mut state = State::claim().map_err(failed("take over from the old image"))?;
+    let carried = state.as_mut().map(State::carried_socket).transpose();
+    let carried = carried.map_err(failed("take over the control socket"))?.flatten();
     let mut settings = settings::resolve(options)?;
-    let state = State::claim().map_err(failed("take over from the old image"))?;
+    if state.is_none() {
+        settings::check_hosts(&settings.listeners)?;
+    }
     let raised = limits::raise_open_files().map_err(failed("raise the limit of open files"))?;
     settings.command.open_files = state.as_ref().and_then(|state| state.open_files).or(Some(raised));
     let (command, shutdown_timeout) = (settings.command.display(), settings.plan.shutdown_timeout);
@@ -51,11 +61,34 @@ pub(super) fn run(options: RunOptions) -> Result<(), Failure> {
         StartError::EventLoop(_) => Failure::new(Exit::Failed, error.to_string()),
     })?;
     primary.obey(signals).map_err(failed("read signals"))?;
+    let admin = match serve_control(&mut primary, control, carried) {
+        Err(failure) if !is_new => {
+            // The service matters more than the door to it.
+            log::error!("{} [going on without a control socket]", failure.line);
+            None
+        }
+        served => Some(served?),
+    };
     if is_new {
-        announce(&settings, &primary, is_demo);
+        announce(&settings, &primary, admin.as_ref(), is_demo);
     }
     let ending = primary.run().map_err(failed("wait for events"))?;
+    drop(admin);
     conclude(&ending, &command, shutdown_timeout)
+}
+
+/// The name is claimed last: an address in use says more about what is wrong. After an upgrade the socket is there.
+fn serve_control(
+    primary: &mut Primary,
+    path: Option<PathBuf>,
+    carried: Option<CarriedSocket>,
+) -> Result<Admin, Failure> {
+    let socket = match carried {
+        Some(carried) => ControlSocket::restore(carried).map_err(failed("take over the control socket"))?,
+        None => claim_control_socket(path, primary.name())?,
+    };
+    primary.carry(socket.carried().map_err(failed("keep the control socket for an upgrade"))?);
+    Admin::start(socket, primary.remote()).map_err(failed("serve the control socket"))
 }
 
 /// SIGCHLD only as PID 1, which inherits strangers: our own children are waited for through their pidfds.
@@ -64,11 +97,33 @@ fn block_signals() -> Result<Signals, Failure> {
     if std::process::id() == 1 {
         set.push(Signal::SIGCHLD);
     }
+    signals::stop_ignoring_children().map_err(failed("take SIGCHLD"))?;
     Signals::block(&set).map_err(failed("block signals"))
 }
 
 fn failed(what: &'static str) -> impl Fn(std::io::Error) -> Failure {
     move |error| Failure::new(Exit::Failed, format!("{what}: {error}"))
+}
+
+fn claim_control_socket(control: Option<PathBuf>, name: &str) -> Result<ControlSocket, Failure> {
+    let path = match control {
+        Some(path) => path,
+        None => {
+            let elsewhere = |why| Failure::new(Exit::Usage, format!("{why}; choose another place with --control PATH"));
+            runtime_directory::make().map_err(elsewhere)?;
+            runtime_directory::socket_of(name)
+        }
+    };
+    ControlSocket::claim(&path).map_err(|error| match error {
+        ClaimError::Alive { .. } => Failure::new(
+            Exit::NameTaken,
+            format!("the name {name} is taken: {error}; choose another --name or --control"),
+        ),
+        ClaimError::TooLong(_) => Failure::new(Exit::Usage, format!("{error}; choose a shorter --name or --control")),
+        ClaimError::Taken { .. } | ClaimError::Io { .. } => {
+            Failure::new(Exit::Usage, format!("{error}; choose another place with --control PATH"))
+        }
+    })
 }
 
 /// In flight at once per unprivileged user: the sender's limit of open files, over all channels together. Source:
@@ -85,9 +140,12 @@ fn warn_of_tight_limits(settings: &Settings) {
     }
 }
 
-fn announce(settings: &Settings, primary: &Primary, is_demo: bool) {
+fn announce(settings: &Settings, primary: &Primary, admin: Option<&Admin>, is_demo: bool) {
     let (workers, command) = (settings.plan.worker_count, settings.command.display());
-    log::info!("name={} pid={} version={}", settings.name, std::process::id(), env!("CARGO_PKG_VERSION"));
+    log::info!("name={} pid={} version={}", primary.name(), std::process::id(), env!("CARGO_PKG_VERSION"));
+    if let Some(admin) = admin {
+        log::info!("control={}", admin.path().display());
+    }
     for address in primary.addresses() {
         log::info!("dealing {address} to workers={workers} command=`{command}`");
     }

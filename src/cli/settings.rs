@@ -23,13 +23,13 @@ const KILL_DELAY: Duration = Duration::from_secs(2);
 /// The settings that `options` ask for.
 ///
 /// # Errors
-/// [`Exit::Usage`] for a host that does not exist, a directory that is none, and the like.
+/// [`Exit::Usage`] for an address that is there twice, a directory that is none, and the like.
 pub(super) fn resolve(options: RunOptions) -> Result<Settings, Failure> {
     let mut listeners = options.listen;
     if listeners.is_empty() {
         listeners.push(LISTEN.parse().expect("the default is an address"));
     }
-    check_hosts(&listeners)?;
+    check_twice(&listeners)?;
     let burst = options.respawn_burst.unwrap_or(BURST);
     let plan = Plan {
         worker_count: worker_count(options.workers)?,
@@ -54,7 +54,7 @@ pub(super) fn resolve(options: RunOptions) -> Result<Settings, Failure> {
         None => (invocation().program.into(), vec!["demo".into()]),
     };
     Ok(Settings {
-        name: options.name.unwrap_or_else(|| default_name(&listeners[0])),
+        name: options.name.map(|name| name.0),
         listeners,
         backlog: options.backlog.unwrap_or(BACKLOG),
         queue_max: options.queue_max.unwrap_or(QUEUE_MAX_DEFAULT),
@@ -79,11 +79,21 @@ pub(super) fn resolve(options: RunOptions) -> Result<Settings, Failure> {
     })
 }
 
-fn check_hosts(listeners: &[Address]) -> Result<(), Failure> {
+fn check_twice(listeners: &[Address]) -> Result<(), Failure> {
     for (index, address) in listeners.iter().enumerate() {
         if listeners[..index].contains(address) && !matches!(address, Address::Tcp { port: 0, .. }) {
             return Err(Failure::new(Exit::Usage, format!("--listen {address} is there twice: once is enough")));
         }
+    }
+    Ok(())
+}
+
+/// Whether all hosts exist. An image that takes over has its listeners already and does not ask.
+///
+/// # Errors
+/// [`Exit::Usage`], with the host.
+pub(super) fn check_hosts(listeners: &[Address]) -> Result<(), Failure> {
+    for address in listeners {
         if let Address::Tcp { host, port } = address {
             Address::resolve(host, *port).map_err(|error| {
                 Failure::new(Exit::Usage, format!("--listen {address}: unknown host ({error}); give its IP address"))
@@ -121,11 +131,4 @@ fn invocation() -> Invocation {
     };
     let program = found.or_else(|| std::env::current_exe().ok()).unwrap_or(name);
     Invocation { program, arguments: arguments.collect(), before_exec: log_writer::flush }
-}
-
-fn default_name(first: &Address) -> String {
-    match first {
-        Address::Tcp { host, port } => format!("croupier-{host}-{port}"),
-        Address::Unix(path) => format!("croupier{}", path.display().to_string().replace('/', "-")),
-    }
 }

@@ -165,7 +165,10 @@ impl Lane {
                     self.account.count_reclaimed();
                     return Some((record, connection));
                 }
-                Ok(Took::Lost(record)) => log::error!("connection={} lost: no file descriptor left", record.sequence),
+                Ok(Took::Lost(record)) => {
+                    self.account.count_reclaimed();
+                    log::error!("connection={} lost: no file descriptor left", record.sequence);
+                }
                 Ok(Took::Probe) => {}
                 Ok(Took::End) | Err(_) => return None,
             }
@@ -222,6 +225,12 @@ impl Lane {
     pub fn look_for_stall(&mut self, now: Monotonic, every: Duration) -> Result<Duration, Impossible> {
         self.account.observe(self.board.counts())?;
         Ok(self.stall.look(self.account.untaken(), self.account.taken(), now, every))
+    }
+
+    /// Whether there is room; asks for no kick, so it may not be what the rotation goes by.
+    pub fn has_room_at_a_look(&mut self) -> bool {
+        let is_believable = self.account.observe(self.board.counts()).is_ok();
+        is_believable && self.account.has_room() && self.board.pause() == Pause::None
     }
 
     /// Nothing is untaken, as far as was seen.

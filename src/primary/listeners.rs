@@ -279,7 +279,7 @@ impl Listener {
 
     /// Takes a connection back that could not be dealt; it is among the next ones again.
     pub fn put_back(&mut self, candidate: Candidate, from: WorkerId, now: Monotonic) {
-        let never = CameBack { reason: Reason::Unsent, at: now, from, uncounted: None };
+        let never = CameBack { reason: Reason::Unsent, at: now, from, not_again: false, uncounted: None };
         self.returned.hold(candidate.record, candidate.connection, candidate.came_back.unwrap_or(never));
     }
 
@@ -323,6 +323,11 @@ impl Listener {
             log::warn!("listener={} {what}: {error} [clients wait in the backlog; trying again]", self.address);
         }
         Next::Resting
+    }
+
+    /// Nothing is dealt for a while, for want of descriptors or memory.
+    pub fn is_resting(&self) -> bool {
+        self.rest.is_some()
     }
 
     /// There is enough of everything again.

@@ -11,6 +11,9 @@
 //! One thread, one loop, one register of workers. The pure files know no socket and no clock.
 
 pub mod address;
+#[cfg(feature = "admin")]
+pub mod admin;
+pub mod commands;
 mod dealing;
 mod dialect;
 mod event_loop;
@@ -24,6 +27,7 @@ pub mod room;
 pub mod scheduler;
 pub mod settings;
 pub mod stall;
+pub mod status;
 pub mod supervisor;
 mod workers;
 

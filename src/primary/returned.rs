@@ -25,6 +25,10 @@ use super::reexec::baggage::{self, Baggage};
 /// The most connections that a listener holds. Above it no more give-backs are read: workers keep what they have.
 pub const HELD_MAX: usize = 1024;
 
+/// For so long a connection does not go back to the worker that gave it back, while another one listens. After that
+/// the others are full, paused or stuck, and whoever has room may have it: better than to close it.
+pub const NOT_AGAIN_FOR: Duration = Duration::from_secs(1);
+
 /// Why a connection came back.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Reason {
@@ -61,6 +65,8 @@ pub struct CameBack {
     pub at: Monotonic,
     /// Who had it.
     pub from: WorkerId,
+    /// It does not go to `from` while somebody else listens: see [`NOT_AGAIN_FOR`].
+    pub not_again: bool,
     /// It has come straight out of the queue of this lane, whose account does not know it yet.
     pub uncounted: Option<LaneId>,
 }
@@ -155,13 +161,13 @@ impl Returned {
     /// Takes over what `from` has not taken and never will: it is dead, or its lane has ended.
     pub fn inherit_untaken(&mut self, end: WorkerEnd, from: (WorkerId, LaneId), at: Monotonic) {
         let (from, lane) = from;
-        let came_back = CameBack { reason: Reason::Untaken, at, from, uncounted: Some(lane) };
+        let came_back = CameBack { reason: Reason::Untaken, at, from, not_again: false, uncounted: Some(lane) };
         self.queues.push(Queue { end: QueueEnd::Untaken(end), came_back });
     }
 
     /// Takes over what `from` gave back before it died.
     pub fn inherit_given_back(&mut self, end: PrimaryEnd, from: WorkerId, at: Monotonic) {
-        let came_back = CameBack { reason: Reason::GivenBack, at, from, uncounted: None };
+        let came_back = CameBack { reason: Reason::GivenBack, at, from, not_again: false, uncounted: None };
         self.queues.push(Queue { end: QueueEnd::GivenBack(end), came_back });
     }
 
@@ -176,6 +182,11 @@ impl Returned {
         self.held.is_empty() && self.queues.is_empty()
     }
 
+    /// How many are held. What waits in queues that workers left behind is not counted.
+    pub fn held_count(&self) -> usize {
+        self.held.len()
+    }
+
     /// Whether another one may be held.
     pub fn may_hold_more(&self) -> bool {
         self.held.len() < HELD_MAX
@@ -187,7 +198,7 @@ impl Returned {
     /// # Errors
     /// `EMFILE`, `ENOMEM`: there is nothing to receive it with. It stays in its queue; again later.
     pub fn next_for(&mut self, worker: WorkerId, any_other: bool) -> io::Result<Found> {
-        let may_go = |it: &CameBack| !any_other || it.reason != Reason::GivenBack || it.from != worker;
+        let may_go = |it: &CameBack| !any_other || !it.not_again || it.from != worker;
         loop {
             let held = self.held.iter().enumerate().find(|(_, (.., came_back))| may_go(came_back));
             let held = held.map(|(index, (record, ..))| (record.sequence, index));
@@ -222,21 +233,27 @@ impl Returned {
         }
     }
 
-    /// When the first one will have waited for `timeout`.
+    /// When something is due: the end of [`NOT_AGAIN_FOR`], or that one has waited for `timeout`.
     pub fn deadline(&self, timeout: Duration) -> Option<Monotonic> {
-        let held = self.held.iter().map(|(.., came_back)| came_back.at);
-        held.chain(self.queues.iter().map(|queue| queue.came_back.at)).min().map(|at| at + timeout)
+        let held = self.held.iter().map(|(.., came_back)| came_back);
+        let all = held.chain(self.queues.iter().map(|queue| &queue.came_back));
+        all.map(|it| it.at + if it.not_again { timeout.min(NOT_AGAIN_FOR) } else { timeout }).min()
     }
 
     /// Closes those that have waited for `timeout`. Returns how many.
     pub fn expire(&mut self, timeout: Duration, now: Monotonic) -> usize {
         let is_over = |came_back: &CameBack| now >= came_back.at + timeout;
+        for (.., came_back) in &mut self.held {
+            came_back.not_again &= now < came_back.at + NOT_AGAIN_FOR;
+        }
         let before = self.held.len();
         self.held.retain(|(.., came_back)| !is_over(came_back));
         let mut expired = before - self.held.len();
         self.queues.retain(|queue| {
             let over = is_over(&queue.came_back);
-            expired += if over { queue.len() } else { 0 };
+            while over && let Ok(Some(_)) = queue.receive() {
+                expired += 1;
+            }
             !over
         });
         expired
@@ -285,7 +302,10 @@ impl Queue {
                 QueueEnd::GivenBack(end) => {
                     spare_fd_for(end.peek(), end.as_fd())?;
                     match end.hear() {
-                        Some(FromBelow::GivenBack(record, connection)) => Ok((record, connection)),
+                        Some(FromBelow::GivenBack(record, connection)) if prepare(&connection).is_ok() => {
+                            Ok((record, connection))
+                        }
+                        Some(FromBelow::GivenBack(..)) => continue,
                         Some(FromBelow::Lost(record)) => Err(record),
                         Some(FromBelow::Kick | FromBelow::Malformed) => continue,
                         None => return Ok(None),
@@ -300,6 +320,24 @@ impl Queue {
             }
         }
     }
+}
+
+/// Makes sure that a descriptor that came up is a live connection, and makes it fit for another worker: non-blocking
+/// like a new one, and not lingering, which would block whoever closes it (measured: 3 s).
+///
+/// # Errors
+/// Why it is not.
+pub fn prepare(connection: &OwnedFd) -> Result<(), &'static str> {
+    let socket = socket2::SockRef::from(connection);
+    let _ = socket.set_linger(None);
+    let _ = socket.set_nonblocking(true);
+    if socket.r#type().ok() != Some(socket2::Type::STREAM) {
+        return Err("it is no stream socket");
+    }
+    if socket.peer_addr().is_err() {
+        return Err("its client has gone");
+    }
+    Ok(())
 }
 
 /// Without a spare descriptor the kernel would drop the connection on the way.
@@ -328,7 +366,7 @@ mod tests {
     }
 
     fn came_back(from: WorkerId) -> CameBack {
-        CameBack { reason: Reason::GivenBack, at: Monotonic { ns: 1 }, from, uncounted: None }
+        CameBack { reason: Reason::GivenBack, at: Monotonic { ns: 1 }, from, not_again: true, uncounted: None }
     }
 
     fn next(returned: &mut Returned, worker: WorkerId, any_other: bool) -> Option<u64> {
@@ -360,8 +398,10 @@ mod tests {
     #[test]
     fn what_a_dead_worker_had_given_back_is_found_too() {
         let (primary, worker) = deal_channel::pair().unwrap();
+        let (connection, _client) = std::os::unix::net::UnixStream::pair().unwrap();
         worker.kick();
-        worker.give_back(&record(9), some_fd().as_fd()).unwrap();
+        worker.give_back(&record(9), connection.as_fd()).unwrap();
+        worker.give_back(&record(10), some_fd().as_fd()).unwrap(); // no connection
         drop(worker);
         let mut returned = Returned::default();
         returned.inherit_given_back(primary, A, Monotonic::default());
@@ -383,7 +423,18 @@ mod tests {
     #[test]
     fn what_a_worker_had_not_taken_may_go_there_again() {
         let mut returned = Returned::default();
-        returned.hold(record(1), some_fd(), CameBack { reason: Reason::Reclaimed, ..came_back(A) });
+        returned.hold(record(1), some_fd(), CameBack { not_again: false, ..came_back(A) });
+        assert_eq!(next(&mut returned, A, true), Some(1));
+    }
+
+    #[test]
+    fn it_may_go_to_its_giver_when_nobody_else_has_taken_it_for_a_while() {
+        let mut returned = Returned::default();
+        returned.hold(record(1), some_fd(), came_back(A));
+        let due = returned.deadline(NOT_AGAIN_FOR * 30).unwrap();
+        assert_eq!(due, came_back(A).at + NOT_AGAIN_FOR);
+        assert_eq!(returned.expire(NOT_AGAIN_FOR * 30, due), 0);
+        assert_eq!(returned.deadline(NOT_AGAIN_FOR * 30), Some(came_back(A).at + NOT_AGAIN_FOR * 30));
         assert_eq!(next(&mut returned, A, true), Some(1));
     }
 

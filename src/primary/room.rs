@@ -123,7 +123,7 @@ impl Account {
 
     /// Dealt and not received back.
     fn given(&self) -> u64 {
-        self.dealt - self.reclaimed
+        self.dealt.saturating_sub(self.reclaimed)
     }
 }
 

@@ -13,8 +13,8 @@ use crate::sys::limits::OpenFiles;
 /// The settings of one primary.
 #[derive(Debug, Clone)]
 pub struct Settings {
-    /// Names this primary in logs.
-    pub name: String,
+    /// Names this primary; `None`: see [`name_with`](Self::name_with).
+    pub name: Option<String>,
     /// Bound in this order before any worker starts.
     pub listeners: Vec<Address>,
     /// The backlog of every listener. The kernel caps it at `net.core.somaxconn`.
@@ -67,6 +67,24 @@ pub const WORKERS_MAX: u32 = 4096;
 
 /// Descriptors that a worker keeps for itself: files, logs, connections to databases.
 pub const OPEN_FILES_RESERVED: u64 = 64;
+
+/// The longest name of a primary in bytes: it becomes the name of a socket file, and its path must fit.
+pub const NAME_MAX_BYTES: usize = 64;
+
+impl Settings {
+    /// The name as given, else `croupier-ADDRESS-PORT` of the first listener, with the port of `bound` if the kernel
+    /// was to choose; `croupier-PID` if that is longer than [`NAME_MAX_BYTES`].
+    pub fn name_with(&self, bound: Option<&Address>) -> String {
+        let of_listener = |first: &Address| match (first, bound) {
+            (Address::Tcp { host, .. }, Some(Address::Tcp { port, .. })) | (Address::Tcp { host, port }, _) => {
+                format!("croupier-{host}-{port}")
+            }
+            (Address::Unix(path), _) => format!("croupier{}", path.display().to_string().replace('/', "-")),
+        };
+        let given = self.name.clone().or_else(|| self.listeners.first().map(of_listener));
+        given.filter(|name| name.len() <= NAME_MAX_BYTES).unwrap_or_else(|| format!("croupier-{}", std::process::id()))
+    }
+}
 
 impl Command {
     /// The command as a person would type it, for logs and errors.

@@ -24,6 +24,8 @@ use crate::sys::process::Process;
 pub struct Register {
     workers: BTreeMap<WorkerId, Worker>,
     last_id: u32,
+    /// Workers started, by slot.
+    started: BTreeMap<Slot, u64>,
 }
 
 /// One worker.
@@ -89,9 +91,10 @@ impl Register {
     ///
     /// # Errors
     /// As [`baggage::unpack`]; `InvalidData` for a board that is none.
-    pub fn restore(saved: Vec<Saved>, last_id: u32) -> io::Result<Self> {
+    pub fn restore(saved: Vec<Saved>, last_id: u32, slot_starts: Vec<(Slot, u64)>) -> io::Result<Self> {
         let workers = saved.into_iter().map(|saved| Ok((saved.id, Worker::restore(saved)?)));
-        Ok(Self { workers: workers.collect::<io::Result<_>>()?, last_id })
+        let started = slot_starts.into_iter().collect();
+        Ok(Self { workers: workers.collect::<io::Result<_>>()?, last_id, started })
     }
 
     /// The id of the last worker.
@@ -107,6 +110,7 @@ impl Register {
 
     /// Enters a worker.
     pub fn enter(&mut self, worker: Worker) {
+        *self.started.entry(worker.slot).or_default() += 1;
         self.workers.insert(worker.id, worker);
     }
 
@@ -138,6 +142,21 @@ impl Register {
     /// All of them, by id.
     pub fn iter(&self) -> impl Iterator<Item = &Worker> {
         self.workers.values()
+    }
+
+    /// How many workers each slot has had.
+    pub fn slot_starts(&self) -> Vec<(Slot, u64)> {
+        self.started.iter().map(|(slot, count)| (*slot, *count)).collect()
+    }
+
+    /// How many workers a slot has had before the latest one.
+    pub fn restarts(&self, slot: Slot) -> u64 {
+        self.started.get(&slot).map_or(0, |count| count - 1)
+    }
+
+    /// How many workers were ever started.
+    pub fn started_count(&self) -> u64 {
+        self.started.values().sum()
     }
 
     /// Whether `pid` is the process of a worker.

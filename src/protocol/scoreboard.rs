@@ -55,6 +55,16 @@ pub enum Pause {
     NoDescriptors,
 }
 
+impl Pause {
+    fn word(self) -> u64 {
+        match self {
+            Pause::None => 0,
+            Pause::ByProgram => BY_PROGRAM,
+            Pause::NoDescriptors => NO_DESCRIPTORS,
+        }
+    }
+}
+
 /// The scoreboard of one worker.
 #[derive(Debug)]
 pub struct Scoreboard {
@@ -124,12 +134,15 @@ impl LaneBoard {
         self.board.words.word(self.first + offset)
     }
 
-    /// Worker: counts a connection taken that had waited for `waited`. True: the primary wants a kick now.
+    /// Worker: counts a connection taken that had waited for `waited`, if that says anything. True: the primary wants
+    /// a kick now.
     #[must_use]
-    pub fn count_taken(&self, waited: Duration) -> bool {
-        let ns = u64::try_from(waited.as_nanos()).unwrap_or(u64::MAX);
-        self.word(WAITS + wait_bucket(ns)).fetch_add(1, Ordering::Relaxed);
-        self.word(WAIT_SUM_NS).fetch_add(ns, Ordering::Relaxed);
+    pub fn count_taken(&self, waited: Option<Duration>) -> bool {
+        if let Some(waited) = waited {
+            let ns = u64::try_from(waited.as_nanos()).unwrap_or(u64::MAX);
+            self.word(WAITS + wait_bucket(ns)).fetch_add(1, Ordering::Relaxed);
+            self.word(WAIT_SUM_NS).fetch_add(ns, Ordering::Relaxed);
+        }
         handshake::count_one(self.word(TAKEN), self.word(KICK_AT_TAKEN))
     }
 
@@ -178,12 +191,13 @@ impl LaneBoard {
 
     /// Worker: says whether it wants connections, and whether that is news. Kick after news.
     pub fn set_pause(&self, pause: Pause) -> bool {
-        let word = match pause {
-            Pause::None => 0,
-            Pause::ByProgram => BY_PROGRAM,
-            Pause::NoDescriptors => NO_DESCRIPTORS,
-        };
-        self.word(PAUSED).swap(word, Ordering::AcqRel) != word
+        self.word(PAUSED).swap(pause.word(), Ordering::AcqRel) != pause.word()
+    }
+
+    /// Worker: the same, but only if it is `from` now. True if it was: kick.
+    pub fn change_pause(&self, from: Pause, to: Pause) -> bool {
+        let (from, to) = (from.word(), to.word());
+        self.word(PAUSED).compare_exchange(from, to, Ordering::AcqRel, Ordering::Relaxed).is_ok()
     }
 
     /// The accept-to-take histogram so far, one count per bucket (see [`WAIT_BUCKETS`]).
@@ -207,8 +221,8 @@ mod tests {
         let worker = Scoreboard::open(primary.as_fd().try_clone_to_owned().unwrap()).unwrap();
         let (ours, theirs) = (primary.lane(LaneId(3)), worker.lane(LaneId(3)));
         assert_eq!(ours.ask_for_kick(KickAt { taken: 2, closed: NO_KICK }), Counts::default());
-        assert!(!theirs.count_taken(Duration::ZERO));
-        assert!(theirs.count_taken(Duration::from_millis(1)));
+        assert!(!theirs.count_taken(Some(Duration::ZERO)));
+        assert!(theirs.count_taken(Some(Duration::from_millis(1))));
         assert!(!theirs.count_closed());
         assert_eq!(ours.counts(), Counts { taken: 2, closed: 1 });
         assert_eq!(primary.lane(LaneId(2)).counts(), Counts::default(), "lanes are apart");

@@ -10,15 +10,20 @@ use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
 use std::process::Command;
 use std::ptr;
+use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 use nix::libc;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::resource::{Resource, setrlimit};
 use nix::sys::signal::{Signal, kill, killpg};
 use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid};
 use nix::unistd::Pid;
 
 use super::limits::OpenFiles;
+
+/// No wait is longer: a deadline must be a time that the clock can show.
+const WAIT_MAX: Duration = Duration::from_secs(365 * 24 * 3600);
 
 /// How to start a process. It inherits fds 0, 1, 2 and `channel`, nothing else; default signal dispositions and an
 /// empty signal mask; a process group of its own.
@@ -173,6 +178,37 @@ impl AsFd for Process {
     }
 }
 
+/// A process that need not be a child of ours.
+#[derive(Debug)]
+pub struct Stranger {
+    pidfd: OwnedFd,
+}
+
+impl Stranger {
+    /// The process with this number.
+    ///
+    /// # Errors
+    /// `ESRCH` if there is none, `EINVAL` for 0, which stands for one of another pid namespace.
+    pub fn open(pid: i32) -> io::Result<Self> {
+        Ok(Self { pidfd: open_pidfd(Pid::from_raw(pid))? })
+    }
+
+    /// Waits for its end; false if it has not come within `timeout`.
+    pub fn wait_end(&self, timeout: Duration) -> bool {
+        let deadline = Instant::now() + timeout.min(WAIT_MAX);
+        loop {
+            let left = deadline.saturating_duration_since(Instant::now());
+            // Rounded up: a last look may come late, not early.
+            let timeout = PollTimeout::try_from(left + Duration::from_millis(1)).unwrap_or(PollTimeout::MAX);
+            match poll(&mut [PollFd::new(self.pidfd.as_fd(), PollFlags::POLLIN)], timeout) {
+                Ok(1..) => return true,
+                _ if left.is_zero() => return false,
+                _ => {}
+            }
+        }
+    }
+}
+
 fn open_pidfd(pid: Pid) -> io::Result<OwnedFd> {
     // SAFETY: the system call takes two integers and returns a new descriptor (always close-on-exec) or -1.
     let fd = unsafe { libc::syscall(libc::SYS_pidfd_open, pid.as_raw(), 0) };
@@ -243,8 +279,6 @@ pub fn reap_stranger(is_ours: impl Fn(i32) -> bool) -> Option<i32> {
 #[cfg(test)]
 mod tests {
     use std::os::fd::AsFd;
-
-    use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
     use super::*;
 

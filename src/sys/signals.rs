@@ -51,6 +51,17 @@ impl AsFd for Signals {
     }
 }
 
+/// Gives SIGCHLD its default disposition: whoever started this process may have left it ignored, and then the kernel
+/// reaps children before anybody can wait for them. Source: wait(2), notes.
+///
+/// # Errors
+/// None is expected.
+pub fn stop_ignoring_children() -> io::Result<()> {
+    // SAFETY: no handler is installed, and the default action does nothing.
+    unsafe { nix::sys::signal::signal(Signal::SIGCHLD, nix::sys::signal::SigHandler::SigDfl)? };
+    Ok(())
+}
+
 /// Blocks every signal for the calling thread: for threads of a library, which must not be the ones that a
 /// program's signals land on.
 ///

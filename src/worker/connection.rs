@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use mio::unix::SourceFd;
 use mio::{Interest, Registry, Token, event};
+use nix::fcntl::{FcntlArg, OFlag, fcntl};
 
 use super::lane::Lane;
 use crate::protocol::record::Record;
@@ -64,8 +65,8 @@ impl Connection {
     }
 
     /// Returns the live connection to the primary, which deals it to another worker as if it were new: the same peer
-    /// address, and whatever the client has sent and this process has not read. It comes back here only if no other
-    /// worker is ready.
+    /// address, and whatever the client has sent and this process has not read. It comes back here at once if no other
+    /// worker listens, and after a second if none of them has had room for it.
     ///
     /// Only at a message boundary, with nothing of it in buffers of this process, and nothing remembered that its
     /// next message needs; never a connection with TLS, or one that was upgraded. Deregister it from mio or epoll
@@ -75,14 +76,24 @@ impl Connection {
     /// [`NotGivenBack`] has the connection: `WouldBlock` and `ETOOMANYREFS` pass, try again later; `EPIPE`,
     /// `ECONNRESET` if the primary has gone; `Unsupported` if no primary dealt it.
     pub fn give_back(self) -> Result<(), NotGivenBack> {
-        let sent = match (&self.guard.lane, &self.record) {
-            (Some(lane), Some(record)) => {
-                // The mode lives on the connection, and whoever gets it next expects it like a new one.
-                self.set_nonblocking(true).and_then(|()| lane.give_back(record, self.as_fd()))
-            }
-            _ => Err(io::ErrorKind::Unsupported.into()),
+        match self.send_back() {
+            Ok(()) => Ok(()),
+            Err(error) => Err(NotGivenBack { connection: self, error }),
+        }
+    }
+
+    /// Sends it to the primary. After success it must be deregistered and dropped.
+    pub(super) fn send_back(&self) -> io::Result<()> {
+        let (Some(lane), Some(record)) = (&self.guard.lane, &self.record) else {
+            return Err(io::ErrorKind::Unsupported.into());
         };
-        sent.map_err(|error| NotGivenBack { connection: self, error })
+        let flags = OFlag::from_bits_retain(fcntl(self, FcntlArg::F_GETFL)?);
+        // The mode lives on the connection, and whoever gets it next expects it like a new one.
+        self.set_nonblocking(true)?;
+        lane.give_back(record, self.as_fd()).inspect_err(|_| {
+            // None is expected: it was set a moment ago.
+            let _ = self.set_nonblocking(flags.contains(OFlag::O_NONBLOCK));
+        })
     }
 
     /// The client's address, as it was when the connection was accepted; `None` for a Unix client. Unlike

@@ -64,7 +64,9 @@ impl Lane {
 
     /// Descriptors are allotted lowest first: so high a number says that nearly none is left.
     fn refuse(&self, record: &Record, connection: OwnedFd) {
-        self.pause(Pause::NoDescriptors);
+        if self.board.change_pause(Pause::None, Pause::NoDescriptors) {
+            self.end.kick();
+        }
         match self.end.give_back(record, connection.as_fd()) {
             Ok(()) => log::warn!("connection={} refused: few file descriptors are left [given back]", record.sequence),
             Err(error) => log::error!("connection={} ended: no file descriptors, and {error}", record.sequence),
@@ -86,15 +88,17 @@ impl Lane {
     }
 
     fn count_taken(&self, record: &Record) {
-        if self.board.count_taken(Monotonic::now().since(record.accepted)) {
+        // One that another worker gave back was accepted long ago, and did not wait since.
+        let waited = (!record.given_back).then(|| Monotonic::now().since(record.accepted));
+        if self.board.count_taken(waited) {
             self.end.kick();
         }
     }
 
     pub(super) fn count_closed(&self) {
         self.count_one_closed();
-        if self.board.pause() == Pause::NoDescriptors {
-            self.pause(Pause::None);
+        if self.board.pause() == Pause::NoDescriptors && self.board.change_pause(Pause::NoDescriptors, Pause::None) {
+            self.end.kick();
         }
     }
 

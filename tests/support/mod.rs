@@ -90,6 +90,26 @@ impl Croupier {
         address.expect("the line names the address").trim_start_matches("unix:").to_owned()
     }
 
+    /// The path of its control socket.
+    pub fn control(&self) -> String {
+        let line = self.log.wait_for("control=");
+        line.split("control=").nth(1).expect("the line names the path").to_owned()
+    }
+
+    /// A client command for this primary, run to its end.
+    pub fn client(&self, arguments: &[&str]) -> Outcome {
+        let mut command = plain(PROGRAM);
+        command.args(arguments).args(["--control", &self.control()]);
+        Outcome::of(command)
+    }
+
+    /// What `croupier status --json` says.
+    #[track_caller]
+    pub fn status(&self) -> serde_json::Value {
+        let outcome = self.client(&["status", "--json"]);
+        serde_json::from_str(&outcome.stdout).unwrap_or_else(|error| panic!("{error}: {outcome:?}"))
+    }
+
     /// Waits until `count` workers have listened since the start, and returns the address.
     pub fn wait_ready(&self, count: usize) -> String {
         self.log.wait_for_count(" listening on ", count);
@@ -145,10 +165,43 @@ impl Drop for Croupier {
         let workers = self.remaining();
         let _ = self.child.kill();
         let _ = self.child.wait();
+        if let Some(line) = self.log.lines().iter().find(|line| line.contains(" control=")) {
+            let _ = fs::remove_file(line.split("control=").nth(1).unwrap_or_default());
+        }
         for worker in workers {
             let _ = kill(Pid::from_raw(worker), Signal::SIGKILL);
             let _ = killpg(Pid::from_raw(worker), Signal::SIGKILL);
         }
+    }
+}
+
+/// How a command ended, and what it said.
+#[derive(Debug)]
+pub struct Outcome {
+    pub code: Option<i32>,
+    pub stdout: String,
+    pub stderr: String,
+}
+
+impl Outcome {
+    /// Runs a command to its end.
+    pub fn of(mut command: Command) -> Self {
+        let output = command.stdin(Stdio::null()).output().unwrap_or_else(|error| panic!("{command:?}: {error}"));
+        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+        Self { code: output.status.code(), stdout: text(&output.stdout), stderr: text(&output.stderr) }
+    }
+
+    /// It failed with this code, and its one line on stderr says `text`.
+    #[track_caller]
+    pub fn assert_failed(&self, code: i32, text: &str) {
+        let is_one_line = self.stderr.lines().filter(|line| line.starts_with("croupier: ")).count() == 1;
+        assert!(self.code == Some(code) && self.stderr.contains(text) && is_one_line, "no {code}, {text:?}: {self:?}");
+    }
+
+    #[track_caller]
+    pub fn assert_ok(&self) -> &Self {
+        assert_eq!(self.code, Some(0), "{self:?}");
+        self
     }
 }
 
@@ -179,14 +232,22 @@ pub fn run_after(prelude: &str, options: &[&str]) -> Command {
     command
 }
 
-/// A command without the variables that croupier goes by.
+/// A command without the variables that croupier goes by, and with a runtime directory of the tests.
 pub fn plain(program: impl AsRef<std::ffi::OsStr>) -> Command {
     let mut command = Command::new(program);
     let ours = |name: &str| name.starts_with("CROUPIER_") || name == "WEB_CONCURRENCY" || name == "RUST_LOG";
     for (name, _) in std::env::vars_os().filter(|(name, _)| name.to_str().is_some_and(ours)) {
         command.env_remove(name);
     }
+    command.env("XDG_RUNTIME_DIR", runtime_directory());
     command
+}
+
+/// Where the control sockets of all tests of this user are: ports are used once, so names are unique.
+fn runtime_directory() -> PathBuf {
+    let path = std::env::temp_dir().join(format!("croupier-tests-{}", nix::unistd::geteuid()));
+    fs::create_dir_all(&path).expect("the temporary directory is writable");
+    path
 }
 
 /// Asks again and again until there is an answer, or gives up after [`DEADLINE`].

@@ -101,7 +101,7 @@ impl Orders {
 
 /// A worker on the library that takes and answers one connection after the other, and obeys the files that the test
 /// puts into [`ORDERS`]: `ID.take` has it begin to take, `ID.pause` and `ID.resume` do so, `ID.return` has it give
-/// back whatever it takes from then on. It says when it has obeyed, and whose connection it has.
+/// back whatever it takes from then on, until `ID.keep`. It says when it has obeyed, and whose connection it has.
 pub fn obey_files() {
     let worker = join();
     let id = worker.id();
@@ -114,9 +114,9 @@ pub fn obey_files() {
                     "take" => _ = scope.spawn(|| take_all(&listener, &id.to_string(), &gives_back)),
                     "pause" => listener.pause(),
                     "resume" => listener.resume(),
-                    _ => gives_back.store(true, Ordering::SeqCst),
+                    other => gives_back.store(other == "return", Ordering::SeqCst),
                 }
-                eprintln!("worker {id} obeys {order}");
+                say(&format!("worker {id} obeys {order}"));
             }
         });
     });
@@ -127,7 +127,7 @@ fn orders(who: &str) -> impl Iterator<Item = &'static str> {
     let directory = variable(ORDERS);
     std::iter::from_fn(move || {
         loop {
-            for order in ["take", "pause", "resume", "return"] {
+            for order in ["take", "pause", "resume", "return", "keep"] {
                 if std::fs::remove_file(format!("{directory}/{who}.{order}")).is_ok() {
                     return Some(order);
                 }
@@ -140,10 +140,10 @@ fn orders(who: &str) -> impl Iterator<Item = &'static str> {
 fn take_all(listener: &Listener, who: &str, gives_back: &AtomicBool) {
     while let Some(connection) = listener.accept().unwrap() {
         if gives_back.load(Ordering::SeqCst) {
-            eprintln!("worker {who} returns a connection of {:?}", connection.peer_addr());
+            say(&format!("worker {who} returns a connection of {:?}", connection.peer_addr()));
             connection.give_back().unwrap();
         } else {
-            eprintln!("worker {who} has a connection of {:?}", connection.peer_addr());
+            say(&format!("worker {who} has a connection of {:?}", connection.peer_addr()));
             let _ = http::answer(&connection, who);
         }
     }
@@ -179,7 +179,7 @@ impl Bare {
             match self.end.take(Wait::Block)? {
                 Took::Connection(_, connection) => {
                     before_each();
-                    self.kick_if(self.board.count_taken(Duration::ZERO));
+                    self.kick_if(self.board.count_taken(None));
                     let stream = std::net::TcpStream::from(connection);
                     stream.set_nonblocking(false)?;
                     let _ = http::answer(stream, &self.id.to_string());

@@ -5,8 +5,9 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::time::Duration;
 
 use super::Primary;
+use super::effects::DUE_AGAIN;
 use crate::primary::lanes::Phase;
-use crate::primary::returned::{CameBack, Reason};
+use crate::primary::returned::{self, CameBack, Reason};
 use crate::primary::room::Impossible;
 use crate::primary::stall::LOOKS;
 use crate::primary::supervisor::Event;
@@ -28,7 +29,9 @@ impl Primary {
             let Some(lane) = self.workers.lane_mut(id, lane_id) else { return };
             let may_hold_more = self.listeners[lane.listener].returned.may_hold_more();
             if unheard >= RECORD_BYTES && !(may_hold_more && fd_passing::has_spare_fd(lane.primary_end.as_fd())) {
-                self.unheard.push((id, lane_id));
+                if !self.unheard.contains(&(id, lane_id)) {
+                    self.unheard.push((id, lane_id));
+                }
                 self.watch();
                 break;
             }
@@ -59,7 +62,7 @@ impl Primary {
         if listener.is_closed() {
             return log::debug!("connection={} given back after the listener's end [closed]", record.sequence);
         }
-        if let Err(why) = prepare(&connection) {
+        if let Err(why) = returned::prepare(&connection) {
             return log::debug!("connection={} given back by worker={id}: {why} [closed]", record.sequence);
         }
         listener.returned.hold(record, connection, came_back(Reason::GivenBack, id));
@@ -73,7 +76,7 @@ impl Primary {
         if lane.stall.is_probed() {
             lane.stall.answered();
             let seats = &mut self.listeners[lane.listener];
-            if lane.phase() == Phase::Listening && seats.is_vacant(slot) {
+            if lane.phase() == Phase::Listening && seats.is_vacant(slot) && self.supervisor.holds_slot(id) {
                 seats.seat(slot, id, lane_id);
                 log::info!("worker={id} takes again");
             }
@@ -145,7 +148,7 @@ impl Primary {
             }
             go_on |= !lane.is_idle() || lane.stall.is_probed();
             let listener = &mut self.listeners[lane.listener];
-            if lane.pause() == Pause::NoDescriptors && listener.is_seated(slot, id, lane_id) {
+            if lane.pause() == Pause::NoDescriptors && listener.is_seated(slot, id, lane_id) && lane.is_idle() {
                 // It resumes when it closes one; if it has none to close, somebody has to try.
                 listener.rotation.set_room(slot, true);
                 go_on = true;
@@ -166,7 +169,10 @@ impl Primary {
     pub(super) fn distrust(&mut self, id: WorkerId, impossible: Impossible) {
         let Some(worker) = self.workers.get_mut(id) else { return };
         let slot = worker.slot.0 as usize;
-        if worker.due_since.replace(Monotonic::now()).is_none() {
+        let now = Monotonic::now();
+        let is_news = worker.due_since.is_none_or(|since| now.since(since) >= DUE_AGAIN);
+        if is_news {
+            worker.due_since = Some(now);
             log::error!("worker={id} pid={} {impossible} [replacing it]", worker.process.pid());
         }
         for lane_id in worker.lane_ids() {
@@ -175,7 +181,9 @@ impl Primary {
             }
             self.reclaim(id, lane_id, Reason::Untaken);
         }
-        self.decide(Event::RecycleDue(id));
+        if is_news {
+            self.decide(Event::DisconnectRequested(id));
+        }
     }
 
     fn listening_lanes(&self) -> Vec<(WorkerId, LaneId)> {
@@ -195,23 +203,30 @@ impl Primary {
             return self.kill_hung(id, time);
         }
         let Some(lane) = self.workers.lane_mut(id, lane_id) else { return };
-        // When all are equally busy, moving connections helps nobody.
-        if lane.stall.is_probed() || !self.anyone_is_idle(id, lane_id) {
+        let is_probed = lane.stall.is_probed();
+        // When all are equally busy, moving connections helps nobody. One that was probed has nothing left to take
+        // back, unless the last reclaim had to stop half-way.
+        if is_probed && lane.is_idle() || !self.anyone_is_idle(id, lane_id) {
             return;
         }
         let count = self.reclaim(id, lane_id, Reason::Reclaimed);
         let Some(worker) = self.workers.get_mut(id) else { return };
         let (slot, pid) = (worker.slot.0 as usize, worker.process.pid());
         let Some(lane) = worker.lane_mut(lane_id) else { return };
-        lane.stall.probed();
-        self.listeners[lane.listener].unseat(slot, id, lane_id);
+        if is_probed && count == 0 {
+            return;
+        }
         match lane.primary_end.probe() {
-            Ok(()) => log::warn!(
-                "worker={id} pid={pid} has taken nothing for {} ms, connections={count} reclaimed \
-                 [skipped until it takes again]",
-                time.as_millis()
-            ),
-            // Its own messages fill the channel: it will find them when it wakes up, and kick.
+            Ok(()) => {
+                lane.stall.probed();
+                self.listeners[lane.listener].unseat(slot, id, lane_id);
+                log::warn!(
+                    "worker={id} pid={pid} has taken nothing for {} ms, connections={count} reclaimed \
+                     [skipped until it takes again]",
+                    time.as_millis()
+                );
+            }
+            // It stays in the rotation, and the next look tries again.
             Err(error) => log::warn!("worker={id} pid={pid} cannot be probed: {error}"),
         }
     }
@@ -222,7 +237,7 @@ impl Primary {
         let seats: Vec<_> = self.listeners[index].seats.iter().flatten().copied().collect();
         seats.into_iter().filter(|(other, _)| *other != id).any(|(other, lane)| {
             let lane = self.workers.lane_mut(other, lane);
-            lane.is_some_and(|lane| lane.is_idle() && lane.has_room_left().unwrap_or(false))
+            lane.is_some_and(|lane| lane.is_idle() && lane.has_room_at_a_look())
         })
     }
 
@@ -235,19 +250,5 @@ impl Primary {
 }
 
 pub(super) fn came_back(reason: Reason, from: WorkerId) -> CameBack {
-    CameBack { reason, at: Monotonic::now(), from, uncounted: None }
-}
-
-/// Makes sure that a descriptor that came up is a live connection, fit for another worker. A lingering socket would
-/// block whoever closes it (measured: 3 s).
-fn prepare(connection: &OwnedFd) -> Result<(), &'static str> {
-    let socket = socket2::SockRef::from(connection);
-    if socket.r#type().ok() != Some(socket2::Type::STREAM) {
-        return Err("it is no stream socket");
-    }
-    if socket.peer_addr().is_err() {
-        return Err("its client has gone");
-    }
-    let _ = socket.set_linger(None);
-    Ok(())
+    CameBack { reason, at: Monotonic::now(), from, not_again: reason == Reason::GivenBack, uncounted: None }
 }

@@ -37,7 +37,7 @@ impl Primary {
                 Said::Listening(lane) => self.listening(id, lane),
                 Said::Close(lane) => self.close_lane(id, lane),
                 Said::Unknown => log::debug!("worker={id} said something of a newer version [ignored]"),
-                Said::Garbage(why) => return self.end_worker(id, &why),
+                Said::Garbage(why) => return self.end_worker(id, &echo(&why)),
                 Said::End => return self.disconnected(id),
             }
         }
@@ -96,8 +96,7 @@ impl Primary {
 
     pub(super) fn refuse_undeclared(&mut self, id: WorkerId, wanted: &ListenRequest) -> io::Result<()> {
         let Some(worker) = self.workers.get(id) else { return Ok(()) };
-        // It is a worker's text, and it goes into a log line.
-        let address: String = wanted.address.as_deref().unwrap_or_default().escape_debug().take(ECHO_MAX).collect();
+        let address = echo(wanted.address.as_deref().unwrap_or_default());
         let declared: Vec<String> = self.listeners.iter().map(|listener| listener.address().to_string()).collect();
         let reason = format!("{address} is not declared; --listen declares {}", declared.join(" "));
         log::warn!("worker={id} refused listen: {reason}");
@@ -132,11 +131,12 @@ impl Primary {
         self.poll.registry().register(&mut SourceFd(&ends.0.as_fd().as_raw_fd()), token, Interest::READABLE)?;
         let address = listener.address().to_string();
         worker.dialect.grant(wanted.request, lane_id, address, ends.1.as_fd())?;
-        if worker.state() == State::Draining {
-            // Its other lanes were ended when it was told to finish; this one must not keep it.
-            ends.0.end();
-        }
+        let is_draining = worker.state() == State::Draining;
         worker.open_lane(lane_id, index, ends, bounds);
+        if let Some(lane) = worker.lane_mut(lane_id).filter(|_| is_draining) {
+            // Its other lanes were ended when it was told to finish; this one must not keep it.
+            lane.end();
+        }
         Ok(())
     }
 
@@ -157,20 +157,17 @@ impl Primary {
 
     pub(super) fn listening(&mut self, id: WorkerId, lane_id: LaneId) {
         let Some(worker) = self.workers.get_mut(id) else { return };
-        let slot = worker.slot.0 as usize;
         let Some(lane) = worker.lane_mut(lane_id) else {
             return self.end_worker(id, &format!("it listens on lane {lane_id}, which it does not have"));
         };
         if !lane.set_listening() {
             return; // it was told to finish in the meantime
         }
-        let listener = &mut self.listeners[lane.listener];
+        let listener = &self.listeners[lane.listener];
         if worker.apply(lifecycle::Event::Listening).is_err() {
             return self.end_worker(id, "it listens before it said hello");
         }
-        // A replacement takes the seat over from the one that is to finish.
-        listener.seat(slot, id, lane_id);
-        if worker.ready_since.is_none() {
+        if worker.ready_since.is_none() && !worker.has_exited {
             let now = Monotonic::now();
             worker.ready_since = Some(now);
             log::info!("worker={id} pid={} listening on {}", worker.process.pid(), listener.address());
@@ -179,7 +176,30 @@ impl Primary {
             }
             self.decide(Event::Ready(id));
         }
-        self.look_for_room(id, lane_id);
+        if self.supervisor.holds_slot(id) {
+            self.seat(id);
+        } else if !self.supervisor.expects(id) {
+            // It was turned away, or replaced, in the meantime: the seat is another's.
+            if let Some(lane) = self.workers.lane_mut(id, lane_id) {
+                lane.end();
+            }
+        }
+    }
+
+    /// A worker gets its seats in the rotations, wherever it listens. Whoever sat there has been replaced.
+    pub(super) fn seat(&mut self, id: WorkerId) {
+        let Some(worker) = self.workers.get_mut(id).filter(|worker| worker.state() == State::Ready) else { return };
+        let slot = worker.slot.0 as usize;
+        for lane_id in worker.lane_ids() {
+            if let Some(lane) = worker.lane_mut(lane_id).filter(|lane| lane.phase() == Phase::Listening)
+                && !lane.stall.is_probed()
+            {
+                self.listeners[lane.listener].seat(slot, id, lane_id);
+            }
+        }
+        for lane_id in self.workers.get(id).map(|worker| worker.lane_ids()).unwrap_or_default() {
+            self.look_for_room(id, lane_id);
+        }
     }
 
     /// The worker takes no more from a lane: the lane ends, and what is untaken goes to others.
@@ -213,4 +233,9 @@ impl Primary {
         self.close_lanes(id);
         self.decide(Event::Disconnected(id));
     }
+}
+
+/// A text of a worker as it may stand in a log line.
+fn echo(text: &str) -> String {
+    text.escape_debug().take(ECHO_MAX).collect()
 }

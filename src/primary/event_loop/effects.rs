@@ -28,7 +28,11 @@ use crate::sys::signals::Signal;
 /// How often workers' limits are looked at, if they have any.
 const DUE_LOOK_EVERY: Duration = Duration::from_millis(250);
 /// When a worker whose replacement failed is tried again.
-const DUE_AGAIN: Duration = Duration::from_secs(30);
+pub(super) const DUE_AGAIN: Duration = Duration::from_secs(30);
+
+/// In how many turns a dead worker is heard to the end. Its channel holds less than that; a child that it left behind
+/// may go on writing.
+const LAST_WORDS_TURNS: u32 = 16;
 
 impl Primary {
     pub(super) fn decide(&mut self, event: Event) {
@@ -42,6 +46,7 @@ impl Primary {
             Effect::Start(slot) => self.start_worker(slot),
             Effect::EndListeners => self.end_listeners(),
             Effect::CloseListeners => self.close_listeners(),
+            Effect::Seat(id) => self.seat(id),
             Effect::Drain(id) => self.disconnect(id, IdleRule::GiveBack),
             Effect::Disconnect(id) => self.disconnect(id, IdleRule::Close),
             Effect::Terminate(id) => self.terminate(id),
@@ -115,6 +120,7 @@ impl Primary {
     }
 
     fn reload_ended(&mut self, end: ReloadEnd) {
+        self.answer_reload_requests(end);
         match end {
             ReloadEnd::Done { generation } => log::info!("reload done generation={generation}"),
             ReloadEnd::NotReady => {
@@ -152,6 +158,7 @@ impl Primary {
         log::info!("ending listeners [clients in the backlog are served, new ones are not let in]");
         let now = Monotonic::now();
         self.is_ending = true;
+        self.refuse_reload_requests();
         for listener in &mut self.listeners {
             listener.begin_ending(now);
         }
@@ -163,6 +170,7 @@ impl Primary {
 
     pub(super) fn close_listeners(&mut self) {
         self.is_ending = false;
+        self.refuse_reload_requests();
         for listener in &mut self.listeners {
             let dropped = listener.close();
             if dropped > 0 {
@@ -278,7 +286,10 @@ impl Primary {
         }
         // What it said before it died, in particular which lanes it had closed: all of it, it is not getting more.
         self.hear_worker(id);
-        while self.more_to_hear.last() == Some(&id) {
+        for _ in 0..LAST_WORDS_TURNS {
+            if self.more_to_hear.last() != Some(&id) {
+                break;
+            }
             self.more_to_hear.pop();
             self.hear_worker(id);
         }

@@ -2,17 +2,18 @@
 
 use std::io;
 use std::os::fd::{AsFd, AsRawFd};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use mio::unix::SourceFd;
 use mio::{Events, Interest, Poll};
 
 use super::address::Address;
+use super::commands::{Answer, Inbox, Refused};
 use super::dealing::{self, Stopped};
 use super::dialect::native::Buffer;
 use super::lifecycle;
 use super::listeners::{BindError, Listener};
-use super::reexec::Trial;
+use super::reexec::{CarriedSocket, Trial};
 use super::settings::{Settings, WORKERS_MAX};
 use super::supervisor::{Event, Outcome, Stop, Supervisor};
 use super::workers::{Register, Worker};
@@ -20,11 +21,14 @@ use crate::protocol::ids::{LaneId, WorkerId};
 use crate::protocol::time::Monotonic;
 use crate::sys::process;
 use crate::sys::signals::{Signal, Signals};
+use commands::ReloadRequests;
 use token::Source;
 
 mod coming_back;
+mod commands;
 mod conversation;
 mod effects;
+mod report;
 mod token;
 mod upgrade;
 
@@ -34,9 +38,15 @@ const UNASKED_AFTER: Duration = Duration::from_secs(2);
 /// A primary with its listeners bound.
 #[derive(Debug)]
 pub struct Primary {
+    name: String,
+    started_unix_seconds: u64,
     settings: Settings,
     poll: Poll,
     signals: Option<Signals>,
+    commands: Inbox,
+    reload_requests: ReloadRequests,
+    /// The socket of whoever lets others command this primary, kept for the next image.
+    control: Option<CarriedSocket>,
     listeners: Vec<Listener>,
     workers: Register,
     supervisor: Supervisor,
@@ -45,6 +55,8 @@ pub struct Primary {
     /// When the first image of this process was started.
     started_at: Monotonic,
     upgrade_count: u32,
+    /// Who waits to hear that an upgrade failed. One that succeeds ends their connections.
+    upgrade_requests: Vec<Answer<Refused>>,
     /// The new program on trial, while an upgrade is under way.
     trial: Option<Trial>,
     /// The supervisor has been told that croupier begins.
@@ -92,19 +104,26 @@ impl Primary {
     /// # Errors
     /// [`StartError`]; what was bound is released again.
     pub fn bind(settings: Settings) -> Result<Self, StartError> {
-        let mut primary = Self::new(settings, Poll::new()?);
+        let mut primary = Self::new(settings, Poll::new()?)?;
         for address in &primary.settings.listeners {
             let mut listener = Listener::bind(address, primary.settings.backlog)?;
             let token = Source::Listener(primary.listeners.len()).token();
             listener.register(primary.poll.registry(), token)?;
             primary.listeners.push(listener);
         }
+        primary.name = primary.settings.name_with(primary.listeners.first().map(Listener::address));
         Ok(primary)
     }
 
-    fn new(settings: Settings, poll: Poll) -> Self {
+    fn new(settings: Settings, poll: Poll) -> io::Result<Self> {
         let now = Monotonic::now();
-        Self {
+        let since_epoch = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+        Ok(Self {
+            name: String::new(),
+            started_unix_seconds: since_epoch.as_secs(),
+            commands: Inbox::new(poll.registry(), Source::Commands.token())?,
+            reload_requests: ReloadRequests::default(),
+            control: None,
             supervisor: Supervisor::new(settings.plan),
             next_due_look: (!settings.recycle.is_off()).then_some(now),
             settings,
@@ -116,6 +135,7 @@ impl Primary {
             started_at: now,
             upgrade_count: 0,
             trial: None,
+            upgrade_requests: Vec::new(),
             has_begun: false,
             outcome: None,
             last_failure: None,
@@ -126,7 +146,18 @@ impl Primary {
             unheard: Vec::new(),
             more_to_hear: Vec::new(),
             buffer: Buffer::default(),
-        }
+        })
+    }
+
+    /// Takes a socket to the next image, for whoever lets others command this primary. See
+    /// [`State::carried_socket`](super::reexec::state::State::carried_socket).
+    pub fn carry(&mut self, socket: CarriedSocket) {
+        self.control = Some(socket);
+    }
+
+    /// Its name: given, or made of the first listener's address.
+    pub fn name(&self) -> &str {
+        &self.name
     }
 
     /// The real addresses of the listeners.
@@ -159,6 +190,9 @@ impl Primary {
             let more = self.deal_all();
             self.close_listeners_if_empty();
             if let Some(outcome) = self.outcome {
+                if let Some(trial) = self.trial.take() {
+                    trial.call_off();
+                }
                 return Ok(Ending { outcome, last_failure: self.last_failure });
             }
             let more = more || !self.more_to_hear.is_empty();
@@ -176,6 +210,7 @@ impl Primary {
                     Source::Exit(worker) => self.see_exit(worker),
                     Source::Signals => self.hear_signals(),
                     Source::Trial => self.judge_trial(),
+                    Source::Commands => self.hear_commands(),
                 }
             }
         }
@@ -312,6 +347,7 @@ impl Primary {
         for id in ours {
             self.see_exit(id);
         }
-        while process::reap_stranger(|pid| self.workers.has_process(pid)).is_some() {}
+        let trial = self.trial.as_ref().map(|trial| trial.process().pid());
+        while process::reap_stranger(|pid| self.workers.has_process(pid) || trial == Some(pid)).is_some() {}
     }
 }

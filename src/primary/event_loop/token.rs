@@ -9,6 +9,7 @@ use crate::protocol::ids::{LaneId, WorkerId};
 pub(super) enum Source {
     Signals,
     Trial,
+    Commands,
     Listener(usize),
     Control(WorkerId),
     Exit(WorkerId),
@@ -26,6 +27,7 @@ impl Source {
             Source::Listener(index) => (1, 0, index),
             Source::Control(worker) => (2, 0, worker.0 as usize),
             Source::Exit(worker) => (3, 0, worker.0 as usize),
+            Source::Commands => (6, 0, 0),
             Source::Deal(worker, lane) => (4, usize::from(lane.0), worker.0 as usize),
         };
         Token(kind << Self::KIND_SHIFT | lane << Self::LANE_SHIFT | number)
@@ -40,7 +42,8 @@ impl Source {
             2 => Source::Control(WorkerId(number)),
             3 => Source::Exit(WorkerId(number)),
             4 => Source::Deal(WorkerId(number), lane),
-            _ => Source::Trial,
+            5 => Source::Trial,
+            _ => Source::Commands,
         }
     }
 }
@@ -55,6 +58,7 @@ mod tests {
         let sources = [
             Source::Signals,
             Source::Trial,
+            Source::Commands,
             Source::Listener(3),
             Source::Control(worker),
             Source::Exit(WorkerId(1)),

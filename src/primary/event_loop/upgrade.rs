@@ -8,10 +8,11 @@ use mio::{Interest, Poll};
 
 use super::token::Source;
 use super::{Primary, StartError};
+use crate::primary::commands::Refused;
 use crate::primary::listeners::Listener;
 use crate::primary::reexec::baggage::Baggage;
 use crate::primary::reexec::state::{STATE_VERSION, State};
-use crate::primary::reexec::{self, Trial};
+use crate::primary::reexec::{self, Invocation, Trial};
 use crate::primary::settings::Settings;
 use crate::primary::workers::Register;
 use crate::protocol::time::Monotonic;
@@ -23,19 +24,21 @@ impl Primary {
     /// # Errors
     /// Those of epoll(7), and `InvalidData`/`EBADF` if the state does not belong to this process.
     pub fn take_over(settings: Settings, state: State) -> Result<Self, StartError> {
-        let mut primary = Self::new(settings, Poll::new()?);
-        let State { sequence, last_id, upgrade_count, started_at, supervisor, listeners, workers, .. } = state;
-        (primary.sequence, primary.upgrade_count, primary.started_at) = (sequence, upgrade_count, started_at);
-        primary.supervisor = supervisor;
+        let mut primary = Self::new(settings, Poll::new()?)?;
+        primary.name = state.name;
+        primary.sequence = state.sequence;
+        primary.upgrade_count = state.upgrade_count;
+        (primary.started_at, primary.started_unix_seconds) = (state.started_at, state.started_unix_seconds);
+        primary.supervisor = state.supervisor;
         primary.supervisor.set_plan(primary.settings.plan);
-        primary.listeners = listeners.into_iter().map(Listener::restore).collect::<io::Result<_>>()?;
-        primary.workers = Register::restore(workers, last_id)?;
+        primary.listeners = state.listeners.into_iter().map(Listener::restore).collect::<io::Result<_>>()?;
+        primary.workers = Register::restore(state.workers, state.last_id, state.slot_starts)?;
         primary.register_everything()?;
         primary.has_begun = true;
         primary.watch();
         // Orphans that ended between the two images raise no signal any more.
         while process::reap_stranger(|pid| primary.workers.has_process(pid)).is_some() {}
-        log::info!("took over from version={} upgrades={upgrade_count}", state.croupier);
+        log::info!("took over from version={} upgrades={}", state.croupier, state.upgrade_count);
         Ok(primary)
     }
 
@@ -66,44 +69,49 @@ impl Primary {
         if self.trial.is_some() {
             return log::info!("an upgrade is under way already");
         }
-        if !self.supervisor.is_running() {
-            return log::warn!("no upgrade: croupier is stopping");
-        }
-        let Some(invocation) = self.settings.invocation.clone() else {
-            return log::warn!("no upgrade: this program has not said how it was started");
-        };
-        let (state, _) = self.save();
-        let started = Trial::start(&invocation, &state).and_then(|trial| {
-            let fd = trial.process().as_fd().as_raw_fd();
-            let registered =
-                self.poll.registry().register(&mut SourceFd(&fd), Source::Trial.token(), Interest::READABLE);
-            registered.map(|()| trial)
-        });
-        match started {
+        match self.start_trial() {
             Ok(trial) => self.trial = Some(trial),
-            Err(error) => self.upgrade_failed(&error.to_string()),
+            Err(why) => self.upgrade_failed(&why),
         }
+    }
+
+    fn start_trial(&self) -> Result<Trial, String> {
+        let invocation = self.may_upgrade()?;
+        let text = |error: io::Error| error.to_string();
+        let trial = Trial::start(invocation, &self.save().0).map_err(text)?;
+        let fd = trial.process().as_fd().as_raw_fd();
+        let registry = self.poll.registry();
+        registry.register(&mut SourceFd(&fd), Source::Trial.token(), Interest::READABLE).map_err(text)?;
+        Ok(trial)
+    }
+
+    fn may_upgrade(&self) -> Result<&Invocation, String> {
+        if !self.supervisor.is_running() {
+            return Err("croupier is stopping".into());
+        }
+        self.settings.invocation.as_ref().ok_or_else(|| "this program has not said how it was started".into())
     }
 
     /// The new program has ended its trial, or its time is over.
     pub(super) fn judge_trial(&mut self) {
         let Some(trial) = self.trial.take() else { return };
-        if let Err(why) = trial.verdict() {
-            return self.upgrade_failed(&why);
-        }
-        if !self.supervisor.is_running() {
-            return log::warn!("no upgrade: croupier is stopping");
-        }
-        let Some(invocation) = self.settings.invocation.clone() else { return };
-        let (state, baggage) = self.save();
-        log::info!("upgrading [the new image goes on as pid={}]", std::process::id());
-        let error = reexec::exec(&invocation, &state, baggage);
-        self.upgrade_failed(&error.to_string());
+        let why = match trial.verdict().and_then(|()| self.may_upgrade()) {
+            Ok(invocation) => {
+                let (state, baggage) = self.save();
+                log::info!("upgrading [the new image goes on as pid={}]", std::process::id());
+                reexec::exec(invocation, &state, baggage).to_string()
+            }
+            Err(why) => why,
+        };
+        self.upgrade_failed(&why);
     }
 
-    fn upgrade_failed(&self, why: &str) {
-        let program = self.settings.invocation.as_ref().map(|it| it.program.display().to_string());
-        log::error!("no upgrade: {}: {why} [the running one goes on]", program.unwrap_or_default());
+    fn upgrade_failed(&mut self, why: &str) {
+        let program = self.settings.invocation.as_ref().map_or_else(String::new, |it| it.program.display().to_string());
+        log::error!("no upgrade: {program}: {why} [the running one goes on]");
+        for answer in self.upgrade_requests.drain(..) {
+            answer.give(Refused::NoUpgrade(format!("{program}: {why}")));
+        }
     }
 
     fn save(&self) -> (State, Baggage) {
@@ -115,6 +123,10 @@ impl Primary {
             started_at: self.started_at,
             sequence: self.sequence,
             last_id: self.workers.last_id(),
+            slot_starts: self.workers.slot_starts(),
+            name: self.name.clone(),
+            started_unix_seconds: self.started_unix_seconds,
+            control: self.control.as_ref().map(|it| (baggage.pack(it.socket.as_fd()), it.path.clone(), it.identity)),
             open_files: self.settings.command.open_files,
             supervisor: self.supervisor.clone(),
             listeners: self.listeners.iter().map(|listener| listener.save(&mut baggage)).collect(),

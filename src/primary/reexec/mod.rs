@@ -45,6 +45,17 @@ pub struct Invocation {
     pub before_exec: fn(),
 }
 
+/// A listening socket with a file that goes over an exec beside what the primary itself owns.
+#[derive(Debug)]
+pub struct CarriedSocket {
+    /// The socket.
+    pub socket: OwnedFd,
+    /// Its file.
+    pub path: PathBuf,
+    /// Device and inode of the file.
+    pub identity: (u64, u64),
+}
+
 /// The new program on trial.
 #[derive(Debug)]
 pub struct Trial {
@@ -85,6 +96,11 @@ impl Trial {
     /// Readable once the program has ended.
     pub fn process(&self) -> &Process {
         &self.process
+    }
+
+    /// Ends it: nobody waits for its verdict any more.
+    pub fn call_off(self) {
+        self.process.kill_and_wait();
     }
 
     /// What it came to, once it has ended.

@@ -3,13 +3,15 @@
 use std::fs::File;
 use std::io::{self, Read, Seek, Write};
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
+use std::path::PathBuf;
 
 use nix::sys::memfd::{MFdFlags, memfd_create};
 use serde::{Deserialize, Serialize};
 
-use super::baggage;
+use super::{CarriedSocket, baggage};
 use crate::primary::supervisor::Supervisor;
 use crate::primary::{listeners, workers};
+use crate::protocol::ids::Slot;
 use crate::protocol::time::Monotonic;
 use crate::sys::environment;
 use crate::sys::limits::OpenFiles;
@@ -35,8 +37,16 @@ pub struct State {
     pub sequence: u64,
     /// The id of the last worker.
     pub last_id: u32,
+    /// How many workers each slot has had.
+    pub slot_starts: Vec<(Slot, u64)>,
     /// What the limits of open files were before the first image raised them.
     pub open_files: Option<OpenFiles>,
+    /// Its name.
+    pub name: String,
+    /// When the first image was started, for people.
+    pub started_unix_seconds: u64,
+    /// See [`CarriedSocket`]: descriptor, path, device and inode.
+    pub control: Option<(RawFd, PathBuf, (u64, u64))>,
     /// The plan and where it stands.
     pub supervisor: Supervisor,
     /// The listeners, in the order in which lanes count them.
@@ -46,6 +56,15 @@ pub struct State {
 }
 
 impl State {
+    /// The socket that was carried, once.
+    ///
+    /// # Errors
+    /// As [`baggage::unpack`].
+    pub fn carried_socket(&mut self) -> io::Result<Option<CarriedSocket>> {
+        let Some((fd, path, identity)) = self.control.take() else { return Ok(None) };
+        Ok(Some(CarriedSocket { socket: baggage::unpack(fd)?, path, identity }))
+    }
+
     /// Writes it into a new memfd.
     ///
     /// # Errors

@@ -27,8 +27,11 @@ use serde::{Deserialize, Serialize};
 pub const BACKOFF_MIN: Duration = Duration::from_millis(100);
 /// See [`BACKOFF_MIN`].
 pub const BACKOFF_MAX: Duration = Duration::from_secs(30);
-/// A worker that was ready for at least this long is replaced at once, a shorter-lived one after [`BACKOFF_MIN`].
+/// A worker that was ready for at least this long is replaced at once, a shorter-lived one after [`BACKOFF_MIN`],
+/// doubled each time, up to this again.
 pub const SETTLED: Duration = Duration::from_secs(1);
+/// How long a replacement must have been ready before the worker that serves is let go.
+pub const SETTLING: Duration = Duration::from_millis(200);
 
 /// Whether an ended worker is replaced.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -99,6 +102,8 @@ pub enum Event {
     ScaleRequested(u32),
     /// A worker has reached one of the limits after which it is to be replaced.
     RecycleDue(WorkerId),
+    /// Somebody wants this worker to finish.
+    DisconnectRequested(WorkerId),
     /// Somebody wants croupier to end.
     StopRequested(Stop),
     /// The listeners are closed, and everything they had accepted is dealt.
@@ -125,6 +130,8 @@ pub enum Effect {
     EndListeners,
     /// Close the listeners at once.
     CloseListeners,
+    /// A worker that listens gets its seat in the rotations.
+    Seat(WorkerId),
     /// Tell a worker to finish, and to return its idle connections: others go on.
     Drain(WorkerId),
     /// Tell a worker to finish, and to end its idle connections: all of them finish.
@@ -209,6 +216,8 @@ struct Seat {
     incoming: Option<Incoming>,
     /// Ends without having been ready, in a row.
     failures_in_row: u32,
+    /// Ends within [`SETTLED`] of having become ready, in a row.
+    short_lives_in_row: u32,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -245,10 +254,9 @@ enum Phase {
 impl Supervisor {
     /// A supervisor that has done nothing yet; its first event is [`Event::Begun`].
     pub fn new(plan: Plan) -> Self {
-        let seat = Seat { occupant: Occupant::Done, incoming: None, failures_in_row: 0 };
         Self {
             plan,
-            slots: vec![seat; plan.worker_count as usize],
+            slots: vec![Seat::DONE; plan.worker_count as usize],
             leaving: Vec::new(),
             phase: Phase::Running,
             generation: 0,
@@ -277,6 +285,7 @@ impl Supervisor {
             Event::ReloadRequested => self.reload_requested(now, &mut effects),
             Event::ScaleRequested(worker_count) => self.scale_requested(worker_count, now, &mut effects),
             Event::RecycleDue(worker) => self.recycle_due(worker),
+            Event::DisconnectRequested(worker) => self.disconnect_requested(worker, now, &mut effects),
             Event::StopRequested(stop) => self.stop_requested(stop, now, &mut effects),
             Event::ListenersEnded => self.listeners_ended(&mut effects),
             Event::TimePassed => {}
@@ -320,6 +329,16 @@ impl Supervisor {
         self.generation
     }
 
+    /// Whether the seats of a slot are this worker's.
+    pub fn holds_slot(&self, worker: WorkerId) -> bool {
+        self.slots.iter().any(|seat| seat.occupant == Occupant::Ready { worker })
+    }
+
+    /// Whether it is about to get a slot.
+    pub fn expects(&self, worker: WorkerId) -> bool {
+        self.slots.iter().any(|seat| seat.incoming.and_then(Incoming::worker) == Some(worker))
+    }
+
     /// How many workers there should be.
     pub fn worker_count(&self) -> u32 {
         self.plan.worker_count
@@ -336,6 +355,11 @@ impl Supervisor {
     /// No stop is under way (or it has not begun to show yet).
     pub fn is_running(&self) -> bool {
         matches!(self.phase, Phase::Running | Phase::Delaying { .. })
+    }
+
+    /// A stop was asked for, even if it has not begun to show yet.
+    pub fn is_stopping(&self) -> bool {
+        self.phase != Phase::Running
     }
 
     fn begin(&mut self, now: Monotonic) {
@@ -399,18 +423,17 @@ impl Supervisor {
         self.anyone_was_ready = true;
         let Some(slot) = self.slots.iter().position(|seat| seat.is_starting(worker)) else { return };
         let seat = &mut self.slots[slot];
-        let is_first = seat.occupant.worker() == Some(worker);
-        let before = std::mem::replace(&mut seat.occupant, Occupant::Ready { worker });
-        seat.failures_in_row = 0;
-        if is_first && seat.incoming.is_some() {
-            return; // it will be replaced all the same
-        }
-        seat.incoming = None;
-        if !is_first {
-            self.let_go(before, now, effects);
-        }
-        if self.is_running() {
-            self.note_ready_in(slot, now, effects);
+        if seat.occupant.worker() == Some(worker) {
+            seat.occupant = Occupant::Ready { worker };
+            seat.failures_in_row = 0;
+            // One that will be replaced all the same does not end the replacing.
+            if seat.incoming.is_none() && self.is_running() {
+                self.note_ready_in(slot, now, effects);
+            }
+        } else if matches!(seat.occupant, Occupant::Ready { .. }) {
+            seat.incoming = Some(Incoming::Settling { worker, until: now + SETTLING });
+        } else if self.is_running() {
+            self.take_over(slot, worker, now, effects);
         }
     }
 
@@ -421,6 +444,11 @@ impl Supervisor {
             && matches!(self.slots[slot].occupant, Occupant::Ready { .. })
         {
             self.slots[slot].occupant = Occupant::Disconnected { worker, deadline };
+        }
+        for seat in &mut self.slots {
+            if matches!(seat.incoming, Some(Incoming::Settling { worker: it, .. }) if it == worker) {
+                seat.incoming = Some(Incoming::Starting { worker, deadline: now + self.plan.start_timeout });
+            }
         }
     }
 
@@ -436,10 +464,8 @@ impl Supervisor {
         let was_starting = timed_out || matches!(self.slots[slot].occupant, Occupant::Starting { .. });
         self.slots[slot].occupant = Occupant::Done;
         self.anyone_failed |= !ended.is_success;
-        if let Some(incoming) = self.slots[slot].incoming.take() {
-            // Its replacement is on its way already.
-            self.slots[slot].occupant = incoming.promoted();
-            return;
+        if self.slots[slot].incoming.is_some() {
+            return self.promote(slot, now, effects);
         }
         if was_starting && self.is_running() {
             self.note_failure_in(slot, now, effects);
@@ -453,8 +479,16 @@ impl Supervisor {
             return;
         }
         match ended.ready_since {
-            Some(since) if now.since(since) >= SETTLED => self.start_after(slot, Duration::ZERO, now),
-            Some(_) => self.start_after(slot, BACKOFF_MIN, now),
+            Some(since) if now.since(since) >= SETTLED => {
+                self.slots[slot].short_lives_in_row = 0;
+                self.start_after(slot, Duration::ZERO, now);
+            }
+            Some(_) => {
+                let seat = &mut self.slots[slot];
+                let pause = BACKOFF_MIN.saturating_mul(1 << seat.short_lives_in_row.min(16)).min(SETTLED);
+                seat.short_lives_in_row += 1;
+                self.start_after(slot, pause, now);
+            }
             None if timed_out && !self.anyone_was_ready => self.give_up(GaveUp::NeverReady, now, effects),
             None => self.failed_to_start(slot, now, effects),
         }
@@ -498,6 +532,7 @@ impl Supervisor {
         }
         if self.is_running() {
             self.fill_slots(now, effects);
+            self.settle_incoming(now, effects);
             self.hurry_incoming(now, effects);
             self.hurry_leavers(now, effects);
             self.begin_next_rollout(now, effects);
@@ -597,6 +632,9 @@ impl Supervisor {
 }
 
 impl Seat {
+    /// Nobody is here, and nobody is on the way.
+    const DONE: Seat = Seat { occupant: Occupant::Done, incoming: None, failures_in_row: 0, short_lives_in_row: 0 };
+
     /// `worker` is being started here, as the first or as the next.
     fn is_starting(&self, worker: WorkerId) -> bool {
         let first = matches!(self.occupant, Occupant::Starting { worker: it, .. } if it == worker);

@@ -47,6 +47,8 @@ pub(super) enum Incoming {
     Requested,
     /// It is to be ready by then.
     Starting { worker: WorkerId, deadline: Monotonic },
+    /// It is ready, and gets the slot if it lives until then: one that dies at once must not take over.
+    Settling { worker: WorkerId, until: Monotonic },
     /// It was killed for not becoming ready.
     TimedOut { worker: WorkerId },
 }
@@ -74,15 +76,18 @@ impl Incoming {
     pub(super) fn worker(self) -> Option<WorkerId> {
         match self {
             Incoming::Requested => None,
-            Incoming::Starting { worker, .. } | Incoming::TimedOut { worker } => Some(worker),
+            Incoming::Starting { worker, .. } | Incoming::Settling { worker, .. } | Incoming::TimedOut { worker } => {
+                Some(worker)
+            }
         }
     }
 
     /// What it is when the one that it was to replace has gone by itself.
-    pub(super) fn promoted(self) -> Occupant {
+    fn promoted(self) -> Occupant {
         match self {
             Incoming::Requested => Occupant::Requested,
             Incoming::Starting { worker, deadline } => Occupant::Starting { worker, deadline },
+            Incoming::Settling { worker, .. } => Occupant::Ready { worker },
             Incoming::TimedOut { worker } => Occupant::TimedOut { worker },
         }
     }
@@ -106,6 +111,50 @@ impl Supervisor {
         let pending = (0..self.slots.len() as u32).map(Slot).collect();
         self.rollout = Some(Rollout { purpose: Purpose::Reload, pending, starting: Vec::new() });
         self.advance_rollout(now, effects);
+    }
+
+    /// A reload is under way: another one would only begin after it.
+    pub fn is_reloading(&self) -> bool {
+        self.rollout.as_ref().is_some_and(|rollout| rollout.purpose == Purpose::Reload)
+    }
+
+    /// A worker loses its slot and finishes. As in a reload, somebody follows it whatever the policy of respawning, and
+    /// if nobody else is ready it serves until then.
+    pub(super) fn disconnect_requested(&mut self, worker: WorkerId, now: Monotonic, effects: &mut Vec<Effect>) {
+        let Some(slot) = self.slot_of(worker).filter(|_| self.is_running()) else { return };
+        let before = std::mem::replace(&mut self.slots[slot].occupant, Occupant::Vacant { start_at: now });
+        self.promote(slot, now, effects);
+        self.let_go(before, now, effects);
+    }
+
+    /// The one who was to be replaced has gone by itself: whoever is on the way takes the slot over as it is.
+    pub(super) fn promote(&mut self, slot: usize, now: Monotonic, effects: &mut Vec<Effect>) {
+        let Some(incoming) = self.slots[slot].incoming.take() else { return };
+        self.slots[slot].occupant = incoming.promoted();
+        if let Incoming::Settling { worker, .. } = incoming {
+            effects.push(Effect::Seat(worker));
+            self.note_ready_in(slot, now, effects);
+        }
+    }
+
+    /// Replacements that have lived long enough take over.
+    pub(super) fn settle_incoming(&mut self, now: Monotonic, effects: &mut Vec<Effect>) {
+        for slot in 0..self.slots.len() {
+            if let Some(Incoming::Settling { worker, until }) = self.slots[slot].incoming
+                && now >= until
+            {
+                self.take_over(slot, worker, now, effects);
+            }
+        }
+    }
+
+    /// A replacement gets the slot, and the one who had it is let go.
+    pub(super) fn take_over(&mut self, slot: usize, worker: WorkerId, now: Monotonic, effects: &mut Vec<Effect>) {
+        let seat = Seat { occupant: Occupant::Ready { worker }, ..Seat::DONE };
+        let before = std::mem::replace(&mut self.slots[slot], seat).occupant;
+        effects.push(Effect::Seat(worker));
+        self.let_go(before, now, effects);
+        self.note_ready_in(slot, now, effects);
     }
 
     /// A worker is old, or large, or has served enough.
@@ -190,7 +239,9 @@ impl Supervisor {
         match incoming {
             None => {}
             Some(Incoming::Requested) => self.starts_without_place += 1,
-            Some(Incoming::Starting { worker, .. }) => self.turn_away(worker, now, effects),
+            Some(Incoming::Starting { worker, .. } | Incoming::Settling { worker, .. }) => {
+                self.turn_away(worker, now, effects)
+            }
             Some(Incoming::TimedOut { worker }) => self.leaving.push(Leaver { worker, stage: Stage::Killed }),
         }
     }
@@ -239,7 +290,7 @@ impl Supervisor {
                 self.let_go(seat.occupant, now, effects);
             }
         }
-        let vacant = Seat { occupant: Occupant::Vacant { start_at: now }, incoming: None, failures_in_row: 0 };
+        let vacant = Seat { occupant: Occupant::Vacant { start_at: now }, ..Seat::DONE };
         self.slots.resize(wanted, vacant);
         if let Some(rollout) = &mut self.rollout {
             rollout.starting.retain(|slot| (slot.0 as usize) < wanted);
@@ -283,6 +334,7 @@ impl Supervisor {
         });
         let of_incoming = self.slots.iter().filter_map(|seat| match seat.incoming {
             Some(Incoming::Starting { deadline, .. }) => Some(deadline),
+            Some(Incoming::Settling { until, .. }) => Some(until),
             Some(Incoming::Requested | Incoming::TimedOut { .. }) | None => None,
         });
         of_leavers.chain(of_incoming)

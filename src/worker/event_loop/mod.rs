@@ -283,21 +283,21 @@ impl<S: Server> EventLoop<S> {
         self.note_deadline(key);
     }
 
+    /// While the primary takes no more, all of them wait for the next try; what their clients send is served here.
     fn give_back(&mut self, key: usize) {
-        let session = self.sessions.remove(key);
-        let Err(kept) = session.give_back(self.poll.registry()) else { return };
-        let (mut session, error) = *kept;
-        let passes = matches!(error.raw_os_error(), Some(nix::libc::EAGAIN | nix::libc::ETOOMANYREFS));
-        if passes {
-            self.give_back_at = Some(Monotonic::now() + GIVE_BACK_AGAIN);
-        } else {
-            session.settle_for_drain();
+        if self.give_back_at.is_some() {
+            return;
         }
-        let key = self.sessions.insert(session);
-        if self.sessions[key].ensure_registered(self.poll.registry(), Token(key)).is_err() {
-            return self.end_session(key);
+        match self.sessions[key].give_back(self.poll.registry()) {
+            Ok(()) => self.end_session(key),
+            Err(error) if matches!(error.raw_os_error(), Some(nix::libc::EAGAIN | nix::libc::ETOOMANYREFS)) => {
+                self.give_back_at = Some(Monotonic::now() + GIVE_BACK_AGAIN);
+            }
+            Err(_) => {
+                self.sessions[key].settle_for_drain();
+                self.note_deadline(key);
+            }
         }
-        self.note_deadline(key);
     }
 
     fn note_deadline(&mut self, key: usize) {

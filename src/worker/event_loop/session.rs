@@ -8,7 +8,7 @@ use mio::{Interest, Registry, Token};
 
 use super::{Exchange, FRESH_GRACE, INPUT_MAX_BYTES, LINGER, Next, Server};
 use crate::protocol::time::Monotonic;
-use crate::worker::{Connection, NotGivenBack};
+use crate::worker::Connection;
 
 /// How much one read takes, and how many reads one turn of the loop gives to one connection.
 const READ_BYTES: usize = 16 * 1024;
@@ -103,15 +103,14 @@ impl<T> Session<T> {
         matches!(self.phase, Phase::Fresh | Phase::Idle) && self.input.is_empty() && self.output.is_empty()
     }
 
-    /// Returns it to the primary. Deregisters it first: closing would not, because the primary holds it too.
-    pub(super) fn give_back(mut self, registry: &Registry) -> Result<(), Box<(Self, io::Error)>> {
+    /// Returns it to the primary; after success it must be dropped. Deregistered before: closing would not do that,
+    /// because the primary holds it too.
+    pub(super) fn give_back(&mut self, registry: &Registry) -> io::Result<()> {
+        self.connection.send_back()?;
         if std::mem::take(&mut self.registered) {
             let _ = self.connection.deregister(registry);
         }
-        self.connection.give_back().map_err(|NotGivenBack { connection, error }| {
-            let readable = true; // edges that came while it was not registered are not told again
-            Box::new((Self { connection, readable, ..self }, error))
-        })
+        Ok(())
     }
 
     /// When it is to be ended, whatever it is doing.

@@ -123,6 +123,7 @@ impl Rig {
                 self.listeners_are_ending = true;
             }
             Effect::CloseListeners => {}
+            Effect::Seat(worker) => assert!(self.living.contains_key(&worker), "{worker} is not there"),
             Effect::ReloadEnded(end) => self.reload_ends.push(end),
             Effect::Drain(worker) => {
                 let stays = |(other, (_, since)): (&WorkerId, &(Slot, Option<Monotonic>))| {
@@ -184,6 +185,12 @@ impl Rig {
             since.get_or_insert(self.now);
         }
         self.hear(Event::Ready(worker))
+    }
+
+    /// A replacement becomes ready, and lives long enough to take over.
+    fn takes_over(&mut self, worker: WorkerId) -> Vec<Effect> {
+        assert_eq!(self.becomes_ready(worker), [], "not before it has settled");
+        self.pass(SETTLING)
     }
 
     fn exits(&mut self, worker: WorkerId, is_success: bool) -> Vec<Effect> {
@@ -269,6 +276,22 @@ fn a_settled_worker_is_replaced_at_once_and_a_short_lived_one_after_a_pause() {
     assert_eq!(rig.supervisor.starts_at(Slot(0)), Some(rig.now + BACKOFF_MIN));
     rig.pass(TICK);
     assert_eq!(rig.exits(B, true), [Effect::Start(Slot(1))]);
+}
+
+#[test]
+fn workers_that_die_soon_after_they_were_ready_come_back_ever_later_up_to_a_second() {
+    let mut rig = Rig::ready(ONE_WORKER);
+    let mut pauses = Vec::new();
+    for _ in 0..6 {
+        rig.exits(WorkerId(rig.last_id), false);
+        pauses.push(rig.due_in().unwrap().as_millis());
+        rig.pass_to_deadline();
+        rig.start_succeeds(0);
+        rig.becomes_ready(WorkerId(rig.last_id));
+    }
+    assert_eq!(pauses, [100, 200, 400, 800, 1000, 1000]);
+    rig.pass(SETTLED);
+    assert_eq!(rig.exits(WorkerId(rig.last_id), false), [Effect::Start(Slot(0))]);
 }
 
 #[test]

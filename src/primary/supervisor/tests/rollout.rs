@@ -11,10 +11,11 @@ fn a_reload_goes_slot_by_slot_and_the_new_one_is_ready_before_the_old_one_drains
     assert_eq!(rig.hear(Event::ReloadRequested), [Effect::Start(Slot(0))]);
     assert_eq!(rig.supervisor.generation(), 1);
     assert_eq!(rig.start_succeeds(0), []);
-    assert_eq!(rig.becomes_ready(NEW_A), [Effect::Drain(A), Effect::Start(Slot(1))]);
+    assert_eq!(rig.takes_over(NEW_A), [Effect::Seat(NEW_A), Effect::Drain(A), Effect::Start(Slot(1))]);
     assert_eq!(rig.exits(A, true), [], "nobody replaces the replaced");
     rig.start_succeeds(0);
-    assert_eq!(rig.becomes_ready(NEW_B), [Effect::Drain(B), Effect::ReloadEnded(ReloadEnd::Done { generation: 1 })]);
+    let end = Effect::ReloadEnded(ReloadEnd::Done { generation: 1 });
+    assert_eq!(rig.takes_over(NEW_B), [Effect::Seat(NEW_B), Effect::Drain(B), end]);
     rig.exits(B, true);
     assert_eq!(rig.due_in(), None);
 }
@@ -25,7 +26,7 @@ fn a_reload_in_parallel_replaces_as_many_at_a_time() {
     assert_eq!(rig.hear(Event::ReloadRequested), [Effect::Start(Slot(0)), Effect::Start(Slot(1))]);
     rig.start_succeeds(0);
     rig.start_succeeds(0);
-    assert_eq!(rig.becomes_ready(WorkerId(5)), [Effect::Drain(B), Effect::Start(Slot(2))]);
+    assert_eq!(rig.takes_over(WorkerId(5)), [Effect::Seat(WorkerId(5)), Effect::Drain(B), Effect::Start(Slot(2))]);
 }
 
 #[test]
@@ -58,14 +59,34 @@ fn a_second_reload_is_queued_once() {
         rig.hear(Event::ReloadRequested);
     }
     rig.start_succeeds(0);
-    let next = [Effect::Drain(A), Effect::ReloadEnded(ReloadEnd::Done { generation: 1 }), Effect::Start(Slot(0))];
-    assert_eq!(rig.becomes_ready(B), next);
+    let end = |generation| Effect::ReloadEnded(ReloadEnd::Done { generation });
+    assert_eq!(rig.takes_over(B), [Effect::Seat(B), Effect::Drain(A), end(1), Effect::Start(Slot(0))]);
     rig.start_succeeds(0);
-    assert_eq!(
-        rig.becomes_ready(WorkerId(3)),
-        [Effect::Drain(B), Effect::ReloadEnded(ReloadEnd::Done { generation: 2 })]
-    );
+    assert_eq!(rig.takes_over(WorkerId(3)), [Effect::Seat(WorkerId(3)), Effect::Drain(B), end(2)]);
     assert_eq!(rig.supervisor.generation(), 2);
+}
+
+#[test]
+fn a_new_worker_that_listens_and_dies_at_once_does_not_cost_the_old_one() {
+    let mut rig = Rig::replacing(ONE_WORKER);
+    rig.hear(Event::ReloadRequested);
+    rig.start_succeeds(0);
+    assert_eq!(rig.becomes_ready(B), []);
+    assert!(rig.supervisor.expects(B) && rig.supervisor.holds_slot(A));
+    rig.pass(SETTLING - TICK);
+    assert_eq!(rig.exits(B, false), [Effect::ReloadEnded(ReloadEnd::NotReady)]);
+    assert!(rig.supervisor.holds_slot(A));
+    assert_eq!(rig.due_in(), None);
+}
+
+#[test]
+fn an_old_worker_that_dies_while_the_new_one_settles_is_followed_at_once() {
+    let mut rig = Rig::replacing(ONE_WORKER);
+    rig.hear(Event::ReloadRequested);
+    rig.start_succeeds(0);
+    rig.becomes_ready(B);
+    let end = Effect::ReloadEnded(ReloadEnd::Done { generation: 1 });
+    assert_eq!(rig.exits(A, false), [Effect::Seat(B), end]);
 }
 
 #[test]
@@ -82,7 +103,7 @@ fn a_replaced_worker_that_does_not_finish_is_terminated_then_killed() {
     let mut rig = Rig::replacing(ONE_WORKER);
     rig.hear(Event::ReloadRequested);
     rig.start_succeeds(0);
-    rig.becomes_ready(B);
+    rig.takes_over(B);
     assert_eq!(rig.due_in(), Some(PLAN.shutdown_timeout));
     assert_eq!(rig.pass_to_deadline(), [Effect::Terminate(A)]);
     assert_eq!(rig.pass_to_deadline(), [Effect::Kill(A, KillReason::KillDelay)]);
@@ -96,9 +117,9 @@ fn workers_are_recycled_one_at_a_time() {
     assert_eq!(rig.hear(Event::RecycleDue(B)), [Effect::Start(Slot(1))]);
     assert_eq!(rig.hear(Event::RecycleDue(A)), []);
     rig.start_succeeds(0);
-    assert_eq!(rig.becomes_ready(NEW_A), [Effect::Drain(B), Effect::Start(Slot(0))]);
+    assert_eq!(rig.takes_over(NEW_A), [Effect::Seat(NEW_A), Effect::Drain(B), Effect::Start(Slot(0))]);
     rig.start_succeeds(0);
-    assert_eq!(rig.becomes_ready(NEW_B), [Effect::Drain(A)]);
+    assert_eq!(rig.takes_over(NEW_B), [Effect::Seat(NEW_B), Effect::Drain(A)]);
     assert_eq!(rig.supervisor.generation(), 0, "recycling is no reload");
     assert_eq!(rig.hear(Event::RecycleDue(A)), [], "it has gone already");
 }
@@ -121,6 +142,33 @@ fn scaling_down_keeps_the_last_one_that_serves_until_another_one_does() {
     rig.becomes_ready(B);
     assert_eq!(rig.hear(Event::ScaleRequested(1)), []);
     assert_eq!(rig.becomes_ready(A), [Effect::Drain(B)]);
+}
+
+#[test]
+fn a_worker_that_is_told_to_disconnect_is_replaced_at_once() {
+    let mut rig = Rig::replacing(PLAN);
+    assert_eq!(rig.hear(Event::DisconnectRequested(B)), [Effect::Drain(B), Effect::Start(Slot(1))]);
+    assert_eq!(rig.hear(Event::DisconnectRequested(B)), [], "it has lost its slot already");
+    assert_eq!(rig.exits(B, true), []);
+}
+
+#[test]
+fn the_only_one_that_serves_disconnects_when_its_successor_is_ready() {
+    let mut rig = Rig::replacing(ONE_WORKER);
+    assert_eq!(rig.hear(Event::DisconnectRequested(A)), [Effect::Start(Slot(0))]);
+    rig.start_succeeds(0);
+    assert_eq!(rig.becomes_ready(B), [Effect::Drain(A)]);
+}
+
+#[test]
+fn a_worker_that_disconnects_during_a_reload_makes_way_for_the_one_that_replaces_it() {
+    let mut rig = Rig::replacing(ONE_WORKER);
+    rig.hear(Event::ReloadRequested);
+    rig.start_succeeds(0);
+    assert_eq!(rig.hear(Event::DisconnectRequested(A)), []);
+    let effects = rig.becomes_ready(B);
+    assert!(effects.contains(&Effect::Drain(A)), "{effects:?}");
+    assert!(effects.iter().any(|effect| matches!(effect, Effect::ReloadEnded(ReloadEnd::Done { .. }))), "{effects:?}");
 }
 
 #[test]

@@ -1,0 +1,249 @@
+//! What other threads may ask of a running primary, and how the answers come back.
+//!
+//! ```text
+//!   admin, embedder ── Remote::send ──▶ bounded channel + Waker ──▶ event loop
+//!         ▲                                                             │
+//!         └───────────────────── Answer::give ◀─────────────────────────┘
+//! ```
+//! Whoever asks waits in its own thread; the event loop never waits for it. Nothing is decided here.
+
+use std::fmt;
+use std::io;
+use std::str::FromStr;
+use std::sync::Arc;
+
+use crossbeam_channel::{Receiver, Sender, TrySendError, bounded};
+use mio::{Registry, Token, Waker};
+
+use super::settings::WORKERS_MAX;
+use super::status::{Glance, Scaled, Status};
+use super::supervisor::Stop;
+use crate::protocol::ids::WorkerId;
+
+/// The most commands that wait for the event loop. Above it [`Remote::send`] says [`Unsent::Busy`].
+pub const COMMANDS_MAX: usize = 64;
+
+/// A request to a running primary.
+#[derive(Debug)]
+pub enum Command {
+    /// Everything that it knows.
+    Status(Answer<Status>),
+    /// As much as a health check needs.
+    Glance(Answer<Glance>),
+    /// Replace every worker. The answer comes at the end of the reload.
+    Reload(Answer<Result<(), Refused>>),
+    /// Replace this image by the program at its path. Answered only if that fails: what succeeds ends every thread.
+    Upgrade(Answer<Refused>),
+    /// Have another number of workers. The answer comes at once.
+    Scale(Scale, Answer<Result<Scaled, Refused>>),
+    /// End. The answer comes at once.
+    Stop(Stop, Answer<()>),
+    /// Replace one worker: it finishes what it is doing.
+    Disconnect(WorkerId, Answer<Result<(), Refused>>),
+    /// SIGKILL one worker.
+    Kill(WorkerId, Answer<Result<(), Refused>>),
+}
+
+/// Where an answer goes. Dropping it unused tells that none will come, if the receiver can tell.
+pub struct Answer<T>(Box<dyn FnOnce(T) + Send>);
+
+/// Why a command was not obeyed.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Refused {
+    /// It is too late for this.
+    #[error("croupier is stopping")]
+    Stopping,
+    /// No such worker, or not any more.
+    #[error("there is no worker {0}")]
+    NoSuchWorker(WorkerId),
+    /// So many workers are not possible.
+    #[error("{0} workers are not possible: give 1 to {WORKERS_MAX}")]
+    OutOfRange(i64),
+    /// A reload stopped.
+    #[error("the new worker failed: {0}; the old ones go on")]
+    NotReady(String),
+    /// The program at the primary's path cannot take over.
+    #[error("{0}; the running one goes on")]
+    NoUpgrade(String),
+    /// Too many wait for the end of a reload.
+    #[error("too many wait for the end of a reload")]
+    TooManyWaiting,
+}
+
+/// Why a command did not reach the event loop.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum Unsent {
+    /// [`COMMANDS_MAX`] are waiting. Try again.
+    #[error("the primary is busy: too many commands wait")]
+    Busy,
+    /// The primary has ended.
+    #[error("the primary has ended")]
+    Ended,
+}
+
+/// How many workers there should be: `4`, `+1` or `-2`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Scale {
+    /// So many.
+    To(u32),
+    /// So many more, or fewer.
+    By(i32),
+}
+
+/// A text that is no [`Scale`].
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{0:?} is no number of workers: give 4, +1 or -1")]
+pub struct BadScale(String);
+
+/// A handle on a running primary, for other threads. Clones talk to the same one.
+#[derive(Debug, Clone)]
+pub struct Remote {
+    commands: Sender<Command>,
+    waker: Arc<Waker>,
+}
+
+/// The event loop's side of it.
+#[derive(Debug)]
+pub(super) struct Inbox {
+    commands: Receiver<Command>,
+    remote: Remote,
+}
+
+impl<T> Answer<T> {
+    /// `give` is called in the event loop: it must not block.
+    pub fn new(give: impl FnOnce(T) + Send + 'static) -> Self {
+        Self(Box::new(give))
+    }
+
+    /// Gives the answer.
+    pub fn give(self, answer: T) {
+        (self.0)(answer);
+    }
+}
+
+impl<T> fmt::Debug for Answer<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Answer")
+    }
+}
+
+impl Scale {
+    /// The number of workers it makes of `count`; it may be out of range.
+    pub fn applied_to(self, count: u32) -> i64 {
+        match self {
+            Scale::To(count) => count.into(),
+            Scale::By(change) => i64::from(count) + i64::from(change),
+        }
+    }
+}
+
+impl FromStr for Scale {
+    type Err = BadScale;
+
+    fn from_str(text: &str) -> Result<Self, BadScale> {
+        let is_relative = text.starts_with(['+', '-']);
+        let read = if is_relative { text.parse().map(Scale::By) } else { text.parse().map(Scale::To) };
+        read.map_err(|_| BadScale(text.to_owned()))
+    }
+}
+
+impl fmt::Display for Scale {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Scale::To(count) => write!(f, "{count}"),
+            Scale::By(change) => write!(f, "{change:+}"),
+        }
+    }
+}
+
+impl Remote {
+    /// Sends a command without waiting.
+    ///
+    /// # Errors
+    /// [`Unsent`]; the command's answer is dropped.
+    pub fn send(&self, command: Command) -> Result<(), Unsent> {
+        self.commands.try_send(command).map_err(|error| match error {
+            TrySendError::Full(_) => Unsent::Busy,
+            TrySendError::Disconnected(_) => Unsent::Ended,
+        })?;
+        self.wake();
+        Ok(())
+    }
+
+    fn wake(&self) {
+        // It fails only when the eventfd's counter is full, and then the loop is awake.
+        let _ = self.waker.wake();
+    }
+}
+
+impl Inbox {
+    /// An inbox whose arrivals are readable as `token`.
+    pub(super) fn new(registry: &Registry, token: Token) -> io::Result<Self> {
+        let waker = Arc::new(Waker::new(registry, token)?);
+        let (sender, commands) = bounded(COMMANDS_MAX);
+        Ok(Self { commands, remote: Remote { commands: sender, waker } })
+    }
+
+    pub(super) fn remote(&self) -> Remote {
+        self.remote.clone()
+    }
+
+    pub(super) fn next(&self) -> Option<Command> {
+        self.commands.try_recv().ok()
+    }
+
+    /// What is left will be read in the next turn.
+    pub(super) fn come_back(&self) {
+        if !self.commands.is_empty() {
+            self.remote.wake();
+        }
+    }
+}
+
+impl Drop for Inbox {
+    /// A bounded channel keeps what is in it as long as it has senders: those who wait for answers would wait on.
+    fn drop(&mut self) {
+        while self.commands.try_recv().is_ok() {}
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_of_workers_are_absolute_or_relative() {
+        for (text, scale, of_three) in
+            [("4", Scale::To(4), 4), ("+1", Scale::By(1), 4), ("-2", Scale::By(-2), 1), ("-9", Scale::By(-9), -6)]
+        {
+            assert_eq!(text.parse(), Ok(scale));
+            assert_eq!((scale.to_string().as_str(), scale.applied_to(3)), (text, of_three));
+        }
+        for text in ["", "+", "-", "many", "1.5", "+-1", "99999999999", " 1"] {
+            assert!(text.parse::<Scale>().is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn an_inbox_is_bounded_and_tells_when_it_is_gone() {
+        let poll = mio::Poll::new().unwrap();
+        let inbox = Inbox::new(poll.registry(), Token(1)).unwrap();
+        let remote = inbox.remote();
+        let (sender, receiver) = crossbeam_channel::unbounded();
+        let stop = || {
+            let sender = sender.clone();
+            Command::Stop(Stop::Fast, Answer::new(move |()| sender.send(()).unwrap()))
+        };
+        for _ in 0..COMMANDS_MAX {
+            remote.send(stop()).unwrap();
+        }
+        assert_eq!(remote.send(stop()), Err(Unsent::Busy));
+        let Some(Command::Stop(_, answer)) = inbox.next() else { panic!("there are some") };
+        answer.give(());
+        assert_eq!(receiver.len(), 1);
+        drop(inbox);
+        assert_eq!(remote.send(stop()), Err(Unsent::Ended));
+        drop(sender);
+        assert_eq!(receiver.iter().count(), 1, "the others' answers are dropped, not kept");
+    }
+}

@@ -1,0 +1,132 @@
+//! Commands of other threads obeyed, and those answered who wait for the end of a reload.
+
+use super::Primary;
+use crate::primary::commands::{Answer, Command, Refused, Remote, Scale};
+use crate::primary::settings::WORKERS_MAX;
+use crate::primary::status::Scaled;
+use crate::primary::supervisor::{Event, ReloadEnd};
+use crate::protocol::ids::WorkerId;
+use crate::sys::signals::Signal;
+
+/// The most commands that one turn of the loop obeys: dealing goes on between them.
+const COMMANDS_PER_TURN: usize = 8;
+/// The most requests that wait for the end of a reload. Above it they are refused.
+const RELOAD_REQUESTS_MAX: usize = 256;
+
+/// Who waits for the end of a reload.
+#[derive(Debug, Default)]
+pub(super) struct ReloadRequests {
+    /// For the next one that ends.
+    current: Vec<Answer<Result<(), Refused>>>,
+    /// For the one after it: they came when it was under way already.
+    queued: Vec<Answer<Result<(), Refused>>>,
+}
+
+impl ReloadRequests {
+    fn count(&self) -> usize {
+        self.current.len() + self.queued.len()
+    }
+
+    fn answer_current(&mut self, result: &Result<(), Refused>) {
+        let queued = std::mem::take(&mut self.queued);
+        for answer in std::mem::replace(&mut self.current, queued) {
+            answer.give(result.clone());
+        }
+    }
+}
+
+impl Primary {
+    /// A handle on this primary for other threads.
+    pub fn remote(&self) -> Remote {
+        self.commands.remote()
+    }
+
+    pub(super) fn hear_commands(&mut self) {
+        for _ in 0..COMMANDS_PER_TURN {
+            match self.commands.next() {
+                Some(command) => self.obey_command(command),
+                None => return,
+            }
+        }
+        self.commands.come_back();
+    }
+
+    fn obey_command(&mut self, command: Command) {
+        match command {
+            Command::Status(answer) => answer.give(self.status()),
+            Command::Glance(answer) => answer.give(self.glance()),
+            Command::Reload(answer) => self.reload(answer),
+            Command::Upgrade(answer) => {
+                self.upgrade_requests.push(answer);
+                self.upgrade_requested();
+            }
+            Command::Scale(scale, answer) => answer.give(self.scale_as_told(scale)),
+            Command::Stop(stop, answer) => {
+                answer.give(());
+                self.decide(Event::StopRequested(stop));
+            }
+            Command::Disconnect(id, answer) => answer.give(self.replace_worker(id)),
+            Command::Kill(id, answer) => answer.give(self.kill_as_told(id)),
+        }
+    }
+
+    fn reload(&mut self, answer: Answer<Result<(), Refused>>) {
+        if self.reload_requests.count() >= RELOAD_REQUESTS_MAX {
+            return answer.give(Err(Refused::TooManyWaiting));
+        }
+        if self.supervisor.is_reloading() {
+            self.reload_requests.queued.push(answer);
+        } else {
+            self.reload_requests.current.push(answer);
+        }
+        self.decide(Event::ReloadRequested);
+    }
+
+    /// Both those who began a reload and those who came too late to wait for another one hear how it ended.
+    pub(super) fn answer_reload_requests(&mut self, end: ReloadEnd) {
+        match end {
+            ReloadEnd::Done { .. } => self.reload_requests.answer_current(&Ok(())),
+            ReloadEnd::NotReady => {
+                let why = self.last_failure.clone().unwrap_or_else(|| "it did not become ready".into());
+                self.reload_requests.answer_current(&Err(Refused::NotReady(why)));
+            }
+            ReloadEnd::Stopping => self.refuse_reload_requests(),
+        }
+    }
+
+    /// No reload will come to its end any more.
+    pub(super) fn refuse_reload_requests(&mut self) {
+        self.reload_requests.answer_current(&Err(Refused::Stopping));
+        self.reload_requests.answer_current(&Err(Refused::Stopping));
+    }
+
+    fn scale_as_told(&mut self, scale: Scale) -> Result<Scaled, Refused> {
+        if !self.supervisor.is_running() {
+            return Err(Refused::Stopping);
+        }
+        let workers_before = self.supervisor.worker_count();
+        let wanted = scale.applied_to(workers_before);
+        let workers = u32::try_from(wanted).ok().filter(|count| (1..=WORKERS_MAX).contains(count));
+        let workers = workers.ok_or(Refused::OutOfRange(wanted))?;
+        log::info!("scale={scale} [workers={workers}]");
+        self.decide(Event::ScaleRequested(workers));
+        Ok(Scaled { workers_before, workers })
+    }
+
+    fn replace_worker(&mut self, id: WorkerId) -> Result<(), Refused> {
+        if !self.supervisor.is_running() {
+            return Err(Refused::Stopping);
+        }
+        let worker = self.workers.get(id).ok_or(Refused::NoSuchWorker(id))?;
+        log::info!("worker={id} pid={} is to disconnect", worker.process.pid());
+        self.decide(Event::DisconnectRequested(id));
+        Ok(())
+    }
+
+    fn kill_as_told(&mut self, id: WorkerId) -> Result<(), Refused> {
+        let worker = self.workers.get(id).ok_or(Refused::NoSuchWorker(id))?;
+        log::warn!("worker={id} pid={} is to be killed [SIGKILL to its group]", worker.process.pid());
+        worker.process.signal_group(Signal::SIGKILL);
+        Ok(())
+    }
+}

@@ -1,0 +1,86 @@
+//! The state of everything, copied out for whoever asks. It looks at the register and the scoreboards; it changes
+//! nothing.
+
+use super::Primary;
+use crate::primary::lifecycle;
+use crate::primary::listeners::Listener;
+use crate::primary::returned::Reason;
+use crate::primary::status::{Counters, Glance, ListenerStatus, Redealt, State, Status, WorkerStatus};
+use crate::primary::workers::Worker;
+use crate::protocol::time::Monotonic;
+
+impl Primary {
+    pub(super) fn status(&self) -> Status {
+        let now = Monotonic::now();
+        let listeners: Vec<ListenerStatus> = self.listeners.iter().map(of_listener).collect();
+        let of_worker = |worker: &Worker| of_worker(worker, self.workers.restarts(worker.slot), now);
+        Status {
+            name: self.name.clone(),
+            pid: std::process::id(),
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            started_unix_seconds: self.started_unix_seconds,
+            age_seconds: now.since(self.started_at).as_secs(),
+            upgrades: self.upgrade_count,
+            generation: self.supervisor.generation(),
+            state: self.state(),
+            workers_wanted: self.supervisor.worker_count(),
+            workers: self.workers.iter().map(of_worker).collect(),
+            counters: Counters {
+                accepted: listeners.iter().map(|listener| listener.accepted).sum(),
+                dealt: listeners.iter().map(|listener| listener.dealt).sum(),
+                redealt: self.listeners.iter().flat_map(|listener| listener.counters.redealt).sum(),
+                workers_started: self.workers.started_count(),
+                workers_ended: self.workers.started_count() - self.workers.iter().count() as u64,
+            },
+            listeners,
+        }
+    }
+
+    pub(super) fn glance(&self) -> Glance {
+        let ready = self.workers.iter().filter(|worker| worker.state() == lifecycle::State::Ready);
+        Glance { state: self.state(), workers_ready: ready.count() as u32 }
+    }
+
+    fn state(&self) -> State {
+        if self.supervisor.is_stopping() { State::Stopping } else { State::Running }
+    }
+}
+
+fn of_worker(worker: &Worker, restarts: u64, now: Monotonic) -> WorkerStatus {
+    let figures = worker.figures();
+    WorkerStatus {
+        id: worker.id.0,
+        slot: worker.slot.0,
+        generation: worker.generation,
+        pid: worker.process.pid(),
+        state: worker.state().name().to_owned(),
+        // The worker writes both at any time: a closed one may be seen before it is seen taken.
+        open: figures.taken.saturating_sub(figures.closed),
+        taken: figures.taken,
+        untaken: figures.untaken,
+        dealt: figures.dealt,
+        reclaimed: figures.reclaimed,
+        restarts,
+        age_seconds: now.since(worker.started_at).as_secs(),
+    }
+}
+
+fn of_listener(listener: &Listener) -> ListenerStatus {
+    let counters = &listener.counters;
+    let redealt = |reason: Reason| counters.redealt[reason as usize];
+    ListenerStatus {
+        address: listener.address().to_string(),
+        accepted: counters.accepted,
+        dealt: counters.dealt,
+        redealt: Redealt {
+            untaken: redealt(Reason::Untaken),
+            reclaimed: redealt(Reason::Reclaimed),
+            given_back: redealt(Reason::GivenBack),
+            unsent: redealt(Reason::Unsent),
+        },
+        expired: counters.expired,
+        returned: listener.returned.held_count() as u64,
+        paused: listener.is_resting(),
+        is_asked_for: listener.is_asked_for,
+    }
+}

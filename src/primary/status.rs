@@ -1,0 +1,139 @@
+//! What `GET /status` says, as plain data. Filled by the event loop from the register. Names are stable: fields are
+//! only ever added. Numbers count from the start of the primary (or of the worker), unless the name says otherwise.
+
+use serde::{Deserialize, Serialize};
+
+/// Everything about one primary.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Status {
+    /// Its name.
+    pub name: String,
+    /// Its process.
+    pub pid: u32,
+    /// Of this program.
+    pub version: String,
+    /// When it was started.
+    pub started_unix_seconds: u64,
+    /// How long ago that was.
+    pub age_seconds: u64,
+    /// How many upgrades in place there have been.
+    pub upgrades: u32,
+    /// How many reloads there have been.
+    pub generation: u32,
+    /// Whether a stop is under way.
+    pub state: State,
+    /// How many workers there should be. Those that finish are among `workers` too.
+    pub workers_wanted: u32,
+    /// By id: every worker whose process has not ended.
+    pub workers: Vec<WorkerStatus>,
+    /// In the order of their declaration.
+    pub listeners: Vec<ListenerStatus>,
+    /// All together.
+    pub counters: Counters,
+}
+
+/// Where the primary stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum State {
+    /// It deals.
+    Running,
+    /// A stop was asked for. It may still deal: `--shutdown-delay`.
+    Stopping,
+}
+
+/// One worker.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct WorkerStatus {
+    /// Its number, never used again.
+    pub id: u32,
+    /// Its stable place.
+    pub slot: u32,
+    /// How many reloads there had been when it was started.
+    pub generation: u32,
+    /// Its process.
+    pub pid: i32,
+    /// starting, online, ready, draining or disconnected.
+    pub state: String,
+    /// Connections that it has open now.
+    pub open: u64,
+    /// Connections that were dealt to it and that it has taken.
+    pub taken: u64,
+    /// Connections that wait for it now.
+    pub untaken: u64,
+    /// Connections that were dealt to it.
+    pub dealt: u64,
+    /// Of those, how many were taken back because it did not take them.
+    pub reclaimed: u64,
+    /// How many workers its slot has had before it, those that a reload replaced included.
+    pub restarts: u64,
+    /// How long ago it was started.
+    pub age_seconds: u64,
+}
+
+/// One listener.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ListenerStatus {
+    /// With the real port.
+    pub address: String,
+    /// Connections accepted.
+    pub accepted: u64,
+    /// Deals, those of connections that had come back included.
+    pub dealt: u64,
+    /// Deals of connections that had come back, by reason.
+    pub redealt: Redealt,
+    /// Connections that came back and were closed because nobody took them in time.
+    pub expired: u64,
+    /// Connections that came back and that the primary holds now.
+    pub returned: u64,
+    /// It rests now, for want of descriptors or memory.
+    pub paused: bool,
+    /// A worker has asked for it.
+    pub is_asked_for: bool,
+}
+
+/// Deals of connections that had come back, by reason.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct Redealt {
+    /// Their worker died, or finished, before it took them.
+    pub untaken: u64,
+    /// Their worker did not take them in time.
+    pub reclaimed: u64,
+    /// Their worker did not want them, or could not keep them.
+    pub given_back: u64,
+    /// The kernel did not take the message.
+    pub unsent: u64,
+}
+
+/// Sums over everything, ended workers included.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct Counters {
+    /// Connections accepted.
+    pub accepted: u64,
+    /// Deals.
+    pub dealt: u64,
+    /// Deals of connections that had come back.
+    pub redealt: u64,
+    /// Workers started.
+    pub workers_started: u64,
+    /// Workers whose processes have ended.
+    pub workers_ended: u64,
+}
+
+/// As much as a health check needs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Glance {
+    /// Whether a stop is under way.
+    pub state: State,
+    /// Workers that are dealt connections.
+    pub workers_ready: u32,
+}
+
+/// A change of the number of workers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Scaled {
+    /// So many there were to be.
+    pub workers_before: u32,
+    /// So many there are to be now.
+    pub workers: u32,
+}
