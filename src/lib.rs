@@ -22,7 +22,7 @@
 //!
 //! let listener = croupier::worker::Listener::bind("127.0.0.1:8000")?;
 //! while let Some(mut connection) = listener.accept()? {
-//!     writeln!(connection, "hello {:?}", connection.peer_addr())?;
+//!     let _ = writeln!(connection, "hello {:?}", connection.peer_addr());
 //! }
 //! # Ok(())
 //! # }

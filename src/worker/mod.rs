@@ -6,16 +6,20 @@
 //!
 //! ```no_run
 //! use std::io::{Read, Write};
-//! use croupier::worker::Listener;
+//! use croupier::worker::{Connection, Listener};
 //!
 //! fn main() -> std::io::Result<()> {
 //!     let listener = Listener::bind("127.0.0.1:8000")?;
-//!     while let Some(mut connection) = listener.accept()? {
-//!         let mut request = [0; 1024];
-//!         let len = connection.read(&mut request)?;
-//!         connection.write_all(&request[..len])?;
+//!     while let Some(connection) = listener.accept()? {
+//!         let _ = serve(connection); // a client that goes away is its own affair
 //!     }
 //!     Ok(()) // the primary has ended the listener, and everything it had dealt has been served
+//! }
+//!
+//! fn serve(mut connection: Connection) -> std::io::Result<()> {
+//!     let mut request = [0; 1024];
+//!     let len = connection.read(&mut request)?;
+//!     connection.write_all(&request[..len])
 //! }
 //! ```
 //!
