@@ -1,4 +1,5 @@
 //! The client commands and the requests of the control socket, with real primaries and workers.
+#![cfg(feature = "cli")]
 
 mod support;
 

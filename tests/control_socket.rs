@@ -1,4 +1,5 @@
 //! The control socket as a file, and what its clients may do to the primary: nothing.
+#![cfg(feature = "cli")]
 
 mod support;
 
