@@ -1,8 +1,9 @@
 //! What became of every client: answered, cut, or lost.
 //!
 //! **Cut** is what nobody can avoid: a worker was SIGKILLed that had the client. How many that may be is in the account
-//! that croupier logs at the worker's exit: what it had taken and not closed, and one take that it may not have
-//! counted, if one is missing there. A client that was cut belongs to the earliest kill shortly before; those beyond all accounts are lost.
+//! that croupier logs at the worker's exit: what it had taken and not closed, and one take that it had not counted, if
+//! one is missing there. A client that was cut belongs to the earliest kill shortly before; those beyond all accounts
+//! are lost.
 //!
 //! **Lost** is everything else that is not a whole answer: refused; reset, ended or hanging although no worker was
 //! killed that can have had it; idle when it was ended, because an idle connection should have been moved. A server
