@@ -410,10 +410,14 @@ impl Supervisor {
         let is_first = seat.occupant.worker() == Some(worker);
         let before = std::mem::replace(&mut seat.occupant, Occupant::Ready { worker });
         seat.failures_in_row = 0;
-        if is_first && seat.incoming.is_some() {
-            return; // it will be replaced all the same
+        let will_be_replaced = is_first && seat.incoming.is_some();
+        if self.is_running() {
+            self.drain_deferred(now, effects);
         }
-        seat.incoming = None;
+        if will_be_replaced {
+            return;
+        }
+        self.slots[slot].incoming = None;
         if !is_first {
             self.let_go(before, now, effects);
         }

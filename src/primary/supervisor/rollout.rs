@@ -184,6 +184,10 @@ impl Supervisor {
             rollout.starting.retain(|starting| starting.0 as usize != slot);
             self.advance_rollout(now, effects);
         }
+    }
+
+    /// Somebody is ready: those who served until then finish.
+    pub(super) fn drain_deferred(&mut self, now: Monotonic, effects: &mut Vec<Effect>) {
         let deadline = now + self.plan.shutdown_timeout;
         for leaver in self.leaving.iter_mut().filter(|leaver| leaver.stage == Stage::Deferred) {
             leaver.stage = Stage::Draining { deadline };
