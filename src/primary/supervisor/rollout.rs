@@ -147,6 +147,16 @@ impl Supervisor {
         }
     }
 
+    /// Whether what a worker listens on is dealt to: it has its slot or is on the way to it, or serves until somebody
+    /// else is ready. One that was turned away may still say that it listens.
+    pub fn may_serve(&self, worker: WorkerId) -> bool {
+        let has_slot = self.slots.iter().any(|seat| {
+            let ready = seat.occupant == Occupant::Ready { worker };
+            ready || seat.is_starting(worker)
+        });
+        has_slot || self.leaving.contains(&Leaver { worker, stage: Stage::Deferred })
+    }
+
     /// Asks for as many replacements as may be under way, and ends the rollout after the last one.
     pub(super) fn advance_rollout(&mut self, now: Monotonic, effects: &mut Vec<Effect>) {
         let Some(rollout) = &mut self.rollout else { return };
