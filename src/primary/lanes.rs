@@ -233,6 +233,17 @@ impl Lane {
         is_believable && self.account.has_room() && self.board.pause() == Pause::None
     }
 
+    /// A probe was left, and the worker has received everything that was left to it, the probe last of all. Also when
+    /// its answer, or the probe itself, found no place in the channel.
+    pub fn has_answered(&self) -> bool {
+        self.stall.is_probed() && self.retained.as_ref().is_none_or(|retained| retained.untaken() == 0)
+    }
+
+    /// Whether there is room by what was last seen, paused or not.
+    pub fn has_room_but_for_a_pause(&self) -> bool {
+        self.account.has_room()
+    }
+
     /// Nothing is untaken, as far as was seen.
     pub fn is_idle(&self) -> bool {
         self.account.untaken() == 0

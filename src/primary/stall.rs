@@ -25,11 +25,12 @@ impl Stall {
     /// One look: the lane has `untaken` connections and its worker has taken `taken` so far. Returns for how long it
     /// has taken nothing although something waited, as far as the primary can tell.
     pub fn look(&mut self, untaken: u64, taken: u64, now: Monotonic, every: Duration) -> Duration {
+        let something_waits = untaken > 0 || self.is_probed;
         self.stuck = match self.last {
-            Some((before, at)) if before == taken => self.stuck + now.since(at).min(every),
+            Some((before, at)) if before == taken && something_waits => self.stuck + now.since(at).min(every),
             _ => Duration::ZERO,
         };
-        self.last = (untaken > 0 || self.is_probed).then_some((taken, now));
+        self.last = something_waits.then_some((taken, now));
         self.stuck
     }
 
@@ -75,6 +76,14 @@ mod tests {
         assert_eq!(stall.look(3, 11, at(100), EVERY), Duration::ZERO);
         stall.look(0, 14, at(150), EVERY);
         assert_eq!(stall.look(1, 14, at(10_000), EVERY), Duration::ZERO, "idle is not stuck");
+    }
+
+    #[test]
+    fn a_worker_whose_connections_were_taken_back_when_it_paused_is_not_stuck() {
+        let mut stall = Stall::default();
+        stall.look(3, 10, at(0), EVERY);
+        stall.look(3, 10, at(50), EVERY);
+        assert_eq!(stall.look(0, 10, at(100), EVERY), Duration::ZERO);
     }
 
     #[test]

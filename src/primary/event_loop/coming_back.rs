@@ -73,7 +73,7 @@ impl Primary {
         let Some(worker) = self.workers.get_mut(id) else { return };
         let slot = worker.slot.0 as usize;
         let Some(lane) = worker.lane_mut(lane_id) else { return };
-        if lane.stall.is_probed() {
+        if lane.has_answered() {
             lane.stall.answered();
             let seats = &mut self.listeners[lane.listener];
             if lane.phase() == Phase::Listening && seats.is_vacant(slot) && self.supervisor.holds_slot(id) {
@@ -81,7 +81,7 @@ impl Primary {
                 log::info!("worker={id} takes again");
             }
         }
-        if lane.pause() != Pause::None {
+        if lane.pause() != Pause::None && !lane.stall.is_probed() {
             self.reclaim(id, lane_id, Reason::Reclaimed);
             self.watch();
         }
@@ -134,7 +134,7 @@ impl Primary {
             self.hear_from_below(id, lane_id);
         }
         let mut stuck = Vec::new();
-        let mut bad = Vec::new();
+        let (mut awake, mut bad) = (Vec::new(), Vec::new());
         let mut go_on = false;
         let every = self.look_every();
         for (id, lane_id) in self.listening_lanes() {
@@ -142,6 +142,7 @@ impl Primary {
             let slot = worker.slot.0 as usize;
             let Some(lane) = worker.lane_mut(lane_id) else { continue };
             match lane.look_for_stall(now, every) {
+                Ok(_) if lane.has_answered() => awake.push((id, lane_id)),
                 Ok(time) if time >= self.settings.stall_after => stuck.push((id, lane_id, time)),
                 Ok(_) => {}
                 Err(impossible) => bad.push((id, impossible)),
@@ -150,9 +151,12 @@ impl Primary {
             let listener = &mut self.listeners[lane.listener];
             if lane.pause() == Pause::NoDescriptors && listener.is_seated(slot, id, lane_id) && lane.is_idle() {
                 // It resumes when it closes one; if it has none to close, somebody has to try.
-                listener.rotation.set_room(slot, true);
+                listener.rotation.set_room(slot, lane.has_room_but_for_a_pause());
                 go_on = true;
             }
+        }
+        for (id, lane_id) in awake {
+            self.look_after_kick(id, lane_id);
         }
         for (id, lane_id, time) in stuck {
             self.deal_with_stuck(id, lane_id, time);
@@ -203,31 +207,28 @@ impl Primary {
             return self.kill_hung(id, time);
         }
         let Some(lane) = self.workers.lane_mut(id, lane_id) else { return };
-        let is_probed = lane.stall.is_probed();
-        // When all are equally busy, moving connections helps nobody. One that was probed has nothing left to take
-        // back, unless the last reclaim had to stop half-way.
-        if is_probed && lane.is_idle() || !self.anyone_is_idle(id, lane_id) {
+        // The first time not everything may have found a place in the primary.
+        let is_done = lane.stall.is_probed() && lane.is_idle();
+        // When all are equally busy, moving connections helps nobody.
+        if is_done || !self.anyone_is_idle(id, lane_id) {
             return;
         }
         let count = self.reclaim(id, lane_id, Reason::Reclaimed);
         let Some(worker) = self.workers.get_mut(id) else { return };
         let (slot, pid) = (worker.slot.0 as usize, worker.process.pid());
         let Some(lane) = worker.lane_mut(lane_id) else { return };
-        if is_probed && count == 0 {
-            return;
-        }
+        let is_news = !lane.stall.is_probed() || count > 0;
+        lane.stall.probed();
+        self.listeners[lane.listener].unseat(slot, id, lane_id);
         match lane.primary_end.probe() {
-            Ok(()) => {
-                lane.stall.probed();
-                self.listeners[lane.listener].unseat(slot, id, lane_id);
-                log::warn!(
-                    "worker={id} pid={pid} has taken nothing for {} ms, connections={count} reclaimed \
-                     [skipped until it takes again]",
-                    time.as_millis()
-                );
-            }
-            // It stays in the rotation, and the next look tries again.
-            Err(error) => log::warn!("worker={id} pid={pid} cannot be probed: {error}"),
+            Ok(()) if is_news => log::warn!(
+                "worker={id} pid={pid} has taken nothing for {} ms, connections={count} reclaimed \
+                 [skipped until it takes again]",
+                time.as_millis()
+            ),
+            // Its own messages fill the channel: it is awake when it has taken them.
+            Err(error) if is_news => log::warn!("worker={id} pid={pid} cannot be probed: {error}"),
+            Ok(()) | Err(_) => {}
         }
     }
 

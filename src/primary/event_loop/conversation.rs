@@ -156,12 +156,13 @@ impl Primary {
     }
 
     pub(super) fn listening(&mut self, id: WorkerId, lane_id: LaneId) {
+        let may_serve = self.supervisor.may_serve(id);
         let Some(worker) = self.workers.get_mut(id) else { return };
         let Some(lane) = worker.lane_mut(lane_id) else {
             return self.end_worker(id, &format!("it listens on lane {lane_id}, which it does not have"));
         };
-        if !lane.set_listening() {
-            return; // it was told to finish in the meantime
+        if !may_serve || !lane.set_listening() {
+            return; // it was told to finish in the meantime, and its seat may be somebody else's
         }
         let listener = &self.listeners[lane.listener];
         if worker.apply(lifecycle::Event::Listening).is_err() {

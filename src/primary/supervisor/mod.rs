@@ -426,9 +426,13 @@ impl Supervisor {
         if seat.occupant.worker() == Some(worker) {
             seat.occupant = Occupant::Ready { worker };
             seat.failures_in_row = 0;
-            // One that will be replaced all the same does not end the replacing.
-            if seat.incoming.is_none() && self.is_running() {
-                self.note_ready_in(slot, now, effects);
+            let will_be_replaced = seat.incoming.is_some();
+            if self.is_running() {
+                self.drain_deferred(now, effects);
+                // One that will be replaced all the same does not end the replacing.
+                if !will_be_replaced {
+                    self.note_ready_in(slot, now, effects);
+                }
             }
         } else if matches!(seat.occupant, Occupant::Ready { .. }) {
             seat.incoming = Some(Incoming::Settling { worker, until: now + SETTLING });

@@ -133,6 +133,7 @@ impl Supervisor {
         self.slots[slot].occupant = incoming.promoted();
         if let Incoming::Settling { worker, .. } = incoming {
             effects.push(Effect::Seat(worker));
+            self.drain_deferred(now, effects);
             self.note_ready_in(slot, now, effects);
         }
     }
@@ -154,6 +155,7 @@ impl Supervisor {
         let before = std::mem::replace(&mut self.slots[slot], seat).occupant;
         effects.push(Effect::Seat(worker));
         self.let_go(before, now, effects);
+        self.drain_deferred(now, effects);
         self.note_ready_in(slot, now, effects);
     }
 
@@ -179,6 +181,16 @@ impl Supervisor {
                 return self.advance_rollout(now, effects);
             }
         }
+    }
+
+    /// Whether what a worker listens on is dealt to: it has its slot or is on the way to it, or serves until somebody
+    /// else is ready. One that was turned away may still say that it listens.
+    pub fn may_serve(&self, worker: WorkerId) -> bool {
+        let has_slot = self.slots.iter().any(|seat| {
+            let ready = seat.occupant == Occupant::Ready { worker };
+            ready || seat.is_starting(worker)
+        });
+        has_slot || self.leaving.contains(&Leaver { worker, stage: Stage::Deferred })
     }
 
     /// Asks for as many replacements as may be under way, and ends the rollout after the last one.
@@ -218,6 +230,10 @@ impl Supervisor {
             rollout.starting.retain(|starting| starting.0 as usize != slot);
             self.advance_rollout(now, effects);
         }
+    }
+
+    /// Somebody is ready: those who served until then finish.
+    pub(super) fn drain_deferred(&mut self, now: Monotonic, effects: &mut Vec<Effect>) {
         let deadline = now + self.plan.shutdown_timeout;
         for leaver in self.leaving.iter_mut().filter(|leaver| leaver.stage == Stage::Deferred) {
             leaver.stage = Stage::Draining { deadline };

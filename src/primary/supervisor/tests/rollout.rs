@@ -99,6 +99,28 @@ fn an_old_worker_that_dies_during_its_replacement_leaves_its_slot_to_the_new_one
 }
 
 #[test]
+fn one_that_was_turned_away_gets_no_seat_when_it_says_that_it_listens() {
+    let mut rig = Rig::replacing(PLAN);
+    rig.hear(Event::ReloadRequested);
+    rig.start_succeeds(0);
+    assert!(rig.supervisor.may_serve(A) && rig.supervisor.may_serve(NEW_A));
+    assert_eq!(rig.pass_to_deadline(), [Effect::Kill(NEW_A, KillReason::StartTimeout)]);
+    assert!(rig.supervisor.may_serve(A) && !rig.supervisor.may_serve(NEW_A));
+}
+
+#[test]
+fn one_that_serves_until_somebody_is_ready_finishes_though_that_one_is_to_be_replaced_itself() {
+    let mut rig = Rig::replacing(ONE_WORKER);
+    rig.sitting_max = 2;
+    rig.hear(Event::DisconnectRequested(A));
+    assert!(rig.supervisor.may_serve(A), "nobody else is ready");
+    rig.start_succeeds(0);
+    rig.hear(Event::ReloadRequested);
+    assert_eq!(rig.becomes_ready(B), [Effect::Drain(A)]);
+    assert!(!rig.supervisor.may_serve(A) && rig.supervisor.may_serve(B));
+}
+
+#[test]
 fn a_replaced_worker_that_does_not_finish_is_terminated_then_killed() {
     let mut rig = Rig::replacing(ONE_WORKER);
     rig.hear(Event::ReloadRequested);
