@@ -186,11 +186,12 @@ impl Supervisor {
     /// Whether what a worker listens on is dealt to: it has its slot or is on the way to it, or serves until somebody
     /// else is ready. One that was turned away may still say that it listens.
     pub fn may_serve(&self, worker: WorkerId) -> bool {
-        let has_slot = self.slots.iter().any(|seat| {
-            let ready = seat.occupant == Occupant::Ready { worker };
-            ready || seat.is_starting(worker)
-        });
-        has_slot || self.leaving.contains(&Leaver { worker, stage: Stage::Deferred })
+        let is_settling =
+            |seat: &Seat| matches!(seat.incoming, Some(Incoming::Settling { worker: it, .. }) if it == worker);
+        let is_on_its_way = |seat: &Seat| seat.is_starting(worker) || is_settling(seat);
+        self.holds_slot(worker)
+            || self.slots.iter().any(is_on_its_way)
+            || self.leaving.contains(&Leaver { worker, stage: Stage::Deferred })
     }
 
     /// Asks for as many replacements as may be under way, and ends the rollout after the last one.

@@ -73,6 +73,7 @@ fn a_new_worker_that_listens_and_dies_at_once_does_not_cost_the_old_one() {
     rig.start_succeeds(0);
     assert_eq!(rig.becomes_ready(B), []);
     assert!(rig.supervisor.expects(B) && rig.supervisor.holds_slot(A));
+    assert!(rig.supervisor.may_serve(B), "it may go on to listen on its other listeners");
     rig.pass(SETTLING - TICK);
     assert_eq!(rig.exits(B, false), [Effect::ReloadEnded(ReloadEnd::NotReady)]);
     assert!(rig.supervisor.holds_slot(A));
