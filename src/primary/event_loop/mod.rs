@@ -285,6 +285,9 @@ impl Primary {
 
     /// The end of an ending: nobody new comes, and everybody who was there is dealt.
     fn close_listeners_if_empty(&mut self) {
+        if !self.is_ending {
+            return;
+        }
         // Whoever may still listen for the first time: no new worker is started any more.
         let may_come = |worker: &Worker| match worker.state() {
             lifecycle::State::Starting | lifecycle::State::Online => worker.ready_since.is_none(),
@@ -292,7 +295,7 @@ impl Primary {
         };
         let anyone_may_come = self.workers.iter().any(may_come);
         let has_ended = |listener: &Listener| listener.has_ended() || listener.is_deserted() && !anyone_may_come;
-        if self.is_ending && self.listeners.iter().all(has_ended) {
+        if self.listeners.iter().all(has_ended) {
             self.close_listeners();
             self.decide(Event::ListenersEnded);
         }
