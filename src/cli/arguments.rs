@@ -66,7 +66,7 @@ pub(super) struct RunOptions {
     #[arg(long, value_name = "N", env = "CROUPIER_BACKLOG", value_parser = clap::value_parser!(u32).range(1..))]
     pub(super) backlog: Option<u32>,
 
-    /// The most connections that wait untaken for one worker [default: 16]
+    /// The most connections that wait untaken for one worker [default: 64]
     #[arg(long, value_name = "N", env = "CROUPIER_QUEUE_MAX",
           value_parser = clap::value_parser!(u32).range(1..=crate::primary::settings::QUEUE_MAX_LIMIT as i64))]
     pub(super) queue_max: Option<u32>,

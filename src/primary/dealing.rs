@@ -94,17 +94,17 @@ fn deal_one(
     now: Monotonic,
 ) -> Result<bool, Stopped> {
     let bad_account = |impossible| Stopped::BadAccount(worker, impossible);
-    let Err(error) = lane.deal(&candidate.record, candidate.connection.as_fd()) else {
+    let Err(error) = lane.deal(&candidate.record, candidate.connection.as_fd(), now) else {
         listener.rotation.advance(slot);
         listener.counters.dealt += 1;
         if let Some(came_back) = candidate.came_back {
             listener.counters.redealt[came_back.reason as usize] += 1;
         }
-        return lane.has_room_left().map_err(bad_account);
+        return lane.has_room_left(now).map_err(bad_account);
     };
     listener.put_back(candidate, worker, now);
     match error.raw_os_error().map(Errno::from_raw) {
-        Some(Errno::EAGAIN) => lane.ask_for_kick_at_next_take().map_err(bad_account),
+        Some(Errno::EAGAIN) => lane.ask_for_kick_at_next_take(now).map_err(bad_account),
         // Its exit, or its end, takes it out of the rotation.
         Some(Errno::EPIPE | Errno::ECONNRESET) => Err(Stopped::BadChannel(worker, error)),
         // ETOOMANYREFS is per user, ENOBUFS and ENOMEM are the machine's: no other worker would do better.

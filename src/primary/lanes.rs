@@ -150,9 +150,9 @@ impl Lane {
     ///
     /// # Errors
     /// Those of [`PrimaryEnd::deal`]; nothing is counted then.
-    pub fn deal(&mut self, record: &Record, connection: BorrowedFd<'_>) -> io::Result<()> {
+    pub fn deal(&mut self, record: &Record, connection: BorrowedFd<'_>, now: Monotonic) -> io::Result<()> {
         self.primary_end.deal(record, connection)?;
-        self.account.count_dealt();
+        self.account.count_dealt(now);
         Ok(())
     }
 
@@ -176,12 +176,12 @@ impl Lane {
         None
     }
 
-    /// Whether there is room after a deal; looks at the scoreboard only if the account says that there is none.
+    /// Whether there is room after a deal; looks at the scoreboard only if the account says that there may be none.
     ///
     /// # Errors
     /// As [`look_or_ask_for_kick`](Self::look_or_ask_for_kick).
-    pub fn has_room_left(&mut self) -> Room {
-        if self.account.has_room() { Ok(true) } else { self.look_or_ask_for_kick() }
+    pub fn has_room_left(&mut self, now: Monotonic) -> Room {
+        if self.account.has_room_without_a_look() { Ok(true) } else { self.look_or_ask_for_kick(now) }
     }
 
     /// The socket was full although the account had room: asks for a kick at the very next take; true if there has
@@ -189,10 +189,10 @@ impl Lane {
     ///
     /// # Errors
     /// As [`look_or_ask_for_kick`](Self::look_or_ask_for_kick).
-    pub fn ask_for_kick_at_next_take(&mut self) -> Room {
+    pub fn ask_for_kick_at_next_take(&mut self, now: Monotonic) -> Room {
         let at = self.account.taken() + 1;
         let counts = self.board.ask_for_kick(KickAt { taken: at, closed: NO_KICK });
-        self.account.observe(counts)?;
+        self.account.observe(counts, now)?;
         Ok(counts.taken >= at)
     }
 
@@ -201,17 +201,17 @@ impl Lane {
     ///
     /// # Errors
     /// [`Impossible`] counts: replace the worker.
-    pub fn look_or_ask_for_kick(&mut self) -> Room {
-        self.account.observe(self.board.counts())?;
+    pub fn look_or_ask_for_kick(&mut self, now: Monotonic) -> Room {
+        self.account.observe(self.board.counts(), now)?;
         if self.board.pause() != Pause::None {
             return Ok(false);
         }
-        if self.account.has_room() {
+        if self.account.has_room(now) {
             return Ok(true);
         }
-        let counts = self.board.ask_for_kick(self.account.kick_at());
-        self.account.observe(counts)?;
-        let has_room = self.account.has_room();
+        let counts = self.board.ask_for_kick(self.account.kick_at(now));
+        self.account.observe(counts, now)?;
+        let has_room = self.account.has_room(now);
         if has_room {
             self.board.want_no_kick();
         }
@@ -223,14 +223,14 @@ impl Lane {
     /// # Errors
     /// [`Impossible`] counts: replace the worker.
     pub fn look_for_stall(&mut self, now: Monotonic, every: Duration) -> Result<Duration, Impossible> {
-        self.account.observe(self.board.counts())?;
+        self.account.observe(self.board.counts(), now)?;
         Ok(self.stall.look(self.account.untaken(), self.account.taken(), now, every))
     }
 
     /// Whether there is room; asks for no kick, so it may not be what the rotation goes by.
-    pub fn has_room_at_a_look(&mut self) -> bool {
-        let is_believable = self.account.observe(self.board.counts()).is_ok();
-        is_believable && self.account.has_room() && self.board.pause() == Pause::None
+    pub fn has_room_at_a_look(&mut self, now: Monotonic) -> bool {
+        let is_believable = self.account.observe(self.board.counts(), now).is_ok();
+        is_believable && self.account.has_room(now) && self.board.pause() == Pause::None
     }
 
     /// A probe was left, and the worker has received everything that was left to it, the probe last of all. Also when
@@ -240,8 +240,8 @@ impl Lane {
     }
 
     /// Whether there is room by what was last seen, paused or not.
-    pub fn has_room_but_for_a_pause(&self) -> bool {
-        self.account.has_room()
+    pub fn has_room_but_for_a_pause(&self, now: Monotonic) -> bool {
+        self.account.has_room(now)
     }
 
     /// Nothing is untaken, as far as was seen.
@@ -266,7 +266,8 @@ impl Lane {
 
     /// It has ended, and everything that was dealt has come back or is closed: its number is free.
     pub fn is_deserted(&mut self) -> bool {
-        self.phase == Phase::Ended && self.account.observe(self.board.counts()).is_ok() && self.account.open() == 0
+        let counts = self.board.counts();
+        self.phase == Phase::Ended && self.account.observe(counts, Monotonic::now()).is_ok() && self.account.open() == 0
     }
 
     /// One of its connections has come out of the queue that it left to its listener.

@@ -6,11 +6,23 @@
 //! ```
 //! `dealt` and `reclaimed` are the primary's own; `taken` and `closed` are the worker's, from the scoreboard. What
 //! was last seen of them is kept, because a look costs a cache line of another processor: the primary looks again
-//! only when the account says that there is no room.
+//! only when the account says that there may be none.
+//!
+//! A queue may be full for two reasons. A worker that waits for the CPU a few milliseconds is to have its turns, or the
+//! shares drift apart; a worker that has stopped is to have few connections waiting for it. So the whole of `queue_max`
+//! is for workers that take: one that has taken nothing for [`SLOW_AFTER`] has room for [`SLOW_QUEUE_MAX`] only.
+
+use std::time::Duration;
 
 use crate::protocol::handshake::NO_KICK;
 use crate::protocol::scoreboard::{Counts, KickAt};
+use crate::protocol::time::Monotonic;
 use serde::{Deserialize, Serialize};
+
+/// A worker that has taken nothing for so long, although connections waited, may be a stopped one.
+pub const SLOW_AFTER: Duration = Duration::from_millis(20);
+/// The most untaken connections of such a worker, if `queue_max` is not lower.
+pub const SLOW_QUEUE_MAX: u64 = 16;
 
 /// The bounds of one lane.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -28,6 +40,8 @@ pub struct Account {
     dealt: u64,
     reclaimed: u64,
     seen: Counts,
+    /// When the worker was last seen to have taken something, or to have nothing to take.
+    took_at: Monotonic,
 }
 
 /// Counts that cannot be: the worker's memory is corrupted, or it writes nonsense on purpose.
@@ -49,12 +63,24 @@ impl std::fmt::Display for Impossible {
 impl Account {
     /// An empty account.
     pub fn new(bounds: Bounds) -> Self {
-        Self { bounds, dealt: 0, reclaimed: 0, seen: Counts::default() }
+        Self { bounds, dealt: 0, reclaimed: 0, seen: Counts::default(), took_at: Monotonic::default() }
     }
 
     /// Whether another connection may be dealt, by what was last seen.
-    pub fn has_room(&self) -> bool {
-        self.untaken() < self.bounds.queue_max && self.open() < self.bounds.connections_max
+    pub fn has_room(&self, now: Monotonic) -> bool {
+        self.untaken() < self.queue_max(now) && self.open() < self.bounds.connections_max
+    }
+
+    /// Whether another connection may be dealt whatever the worker has done since the last look.
+    pub fn has_room_without_a_look(&self) -> bool {
+        let queue_max = self.bounds.queue_max.min(SLOW_QUEUE_MAX);
+        self.untaken() < queue_max && self.open() < self.bounds.connections_max
+    }
+
+    /// See [`SLOW_AFTER`].
+    fn queue_max(&self, now: Monotonic) -> u64 {
+        let is_slow = now.since(self.took_at) >= SLOW_AFTER;
+        if is_slow { self.bounds.queue_max.min(SLOW_QUEUE_MAX) } else { self.bounds.queue_max }
     }
 
     /// Dealt and, as far as was seen, not yet taken.
@@ -84,7 +110,10 @@ impl Account {
     }
 
     /// One was dealt.
-    pub fn count_dealt(&mut self) {
+    pub fn count_dealt(&mut self, now: Monotonic) {
+        if self.untaken() == 0 {
+            self.took_at = now;
+        }
         self.dealt += 1;
     }
 
@@ -98,21 +127,30 @@ impl Account {
     /// # Errors
     /// [`Impossible`] if they exceed what was dealt, contradict each other or run backwards; nothing is noted then.
     /// Drain and replace that worker.
-    pub fn observe(&mut self, counts: Counts) -> Result<(), Impossible> {
+    pub fn observe(&mut self, counts: Counts, now: Monotonic) -> Result<(), Impossible> {
         let given = self.given();
         let backwards = counts.taken < self.seen.taken || counts.closed < self.seen.closed;
         if counts.taken > given || counts.closed > counts.taken || backwards {
             return Err(Impossible { claimed: counts, given });
+        }
+        if counts.taken > self.seen.taken {
+            self.took_at = now;
         }
         self.seen = counts;
         Ok(())
     }
 
     /// At which counts there is room worth waking up for: half the queue, so that a burst of short connections
-    /// costs one kick and not one each; a single place among the open ones, because connections may live long.
-    pub fn kick_at(&self) -> KickAt {
-        let taken =
-            if self.untaken() < self.bounds.queue_max { NO_KICK } else { self.given() - self.bounds.queue_max / 2 };
+    /// costs one kick and not one each; the first take of a slow worker, which is slow no more; a single place among
+    /// the open ones, because connections may live long.
+    pub fn kick_at(&self, now: Monotonic) -> KickAt {
+        let taken = if self.untaken() < self.queue_max(now) {
+            NO_KICK
+        } else if self.untaken() < self.bounds.queue_max {
+            self.seen.taken + 1
+        } else {
+            self.given() - self.bounds.queue_max / 2
+        };
         let closed = if self.open() < self.bounds.connections_max {
             NO_KICK
         } else {
@@ -133,53 +171,77 @@ mod tests {
 
     use super::*;
 
+    const NOW: Monotonic = Monotonic { ns: 1 << 40 };
+
     fn account(queue_max: u64, connections_max: u64) -> Account {
         Account::new(Bounds { queue_max, connections_max })
     }
 
     fn deal(account: &mut Account, count: u64) {
-        (0..count).for_each(|_| account.count_dealt());
+        (0..count).for_each(|_| account.count_dealt(NOW));
     }
 
     #[test]
     fn the_queue_bound_holds_until_the_worker_takes() {
         let mut account = account(4, 100);
         deal(&mut account, 4);
-        assert!(!account.has_room());
-        assert_eq!(account.kick_at(), KickAt { taken: 2, closed: NO_KICK });
-        account.observe(Counts { taken: 1, closed: 0 }).unwrap();
-        assert!(account.has_room());
+        assert!(!account.has_room(NOW));
+        assert_eq!(account.kick_at(NOW), KickAt { taken: 2, closed: NO_KICK });
+        account.observe(Counts { taken: 1, closed: 0 }, NOW).unwrap();
+        assert!(account.has_room(NOW));
+    }
+
+    #[test]
+    fn a_worker_that_takes_nothing_has_room_for_a_few_only_until_it_takes_again() {
+        let mut account = account(64, 100);
+        deal(&mut account, 20);
+        let later = NOW + SLOW_AFTER;
+        assert!(account.has_room(NOW) && !account.has_room(later) && !account.has_room_without_a_look());
+        assert_eq!(account.kick_at(later), KickAt { taken: 1, closed: NO_KICK });
+        account.observe(Counts { taken: 1, closed: 0 }, later).unwrap();
+        assert!(account.has_room(later), "it takes: the whole queue is for it");
+    }
+
+    #[test]
+    fn a_worker_that_had_nothing_to_take_was_not_slow() {
+        let mut account = account(64, 100);
+        deal(&mut account, 1);
+        account.observe(Counts { taken: 1, closed: 1 }, NOW).unwrap();
+        let later = NOW + 100 * SLOW_AFTER;
+        (0..20).for_each(|_| account.count_dealt(later));
+        account.observe(Counts { taken: 1, closed: 1 }, later).unwrap();
+        assert!(account.has_room(later));
     }
 
     #[test]
     fn the_connection_bound_counts_untaken_ones_and_holds_until_one_closes() {
         let mut account = account(10, 1);
         deal(&mut account, 1);
-        assert!(!account.has_room());
-        account.observe(Counts { taken: 1, closed: 0 }).unwrap();
-        assert!(!account.has_room());
-        assert_eq!(account.kick_at(), KickAt { taken: NO_KICK, closed: 1 });
-        account.observe(Counts { taken: 1, closed: 1 }).unwrap();
-        assert!(account.has_room());
+        assert!(!account.has_room(NOW));
+        account.observe(Counts { taken: 1, closed: 0 }, NOW).unwrap();
+        assert!(!account.has_room(NOW));
+        assert_eq!(account.kick_at(NOW), KickAt { taken: NO_KICK, closed: 1 });
+        account.observe(Counts { taken: 1, closed: 1 }, NOW).unwrap();
+        assert!(account.has_room(NOW));
     }
 
     #[test]
     fn a_worker_that_lied_about_its_takes_is_found_out_when_they_are_reclaimed() {
         let mut account = account(4, 4);
         deal(&mut account, 4);
-        account.observe(Counts { taken: 4, closed: 4 }).unwrap();
+        account.observe(Counts { taken: 4, closed: 4 }, NOW).unwrap();
         (0..4).for_each(|_| account.count_reclaimed());
         assert_eq!((account.untaken(), account.open()), (0, 0));
-        assert!(account.observe(Counts { taken: 4, closed: 4 }).is_err());
+        assert!(account.observe(Counts { taken: 4, closed: 4 }, NOW).is_err());
     }
 
     #[test]
     fn nonsense_is_refused_and_not_believed() {
         let mut account = account(4, 4);
         deal(&mut account, 2);
-        account.observe(Counts { taken: 1, closed: 0 }).unwrap();
+        account.observe(Counts { taken: 1, closed: 0 }, NOW).unwrap();
         for (taken, closed) in [(3, 0), (2, 3), (0, 0), (u64::MAX, 0)] {
-            assert!(account.observe(Counts { taken, closed }).is_err(), "{taken} {closed}");
+            assert!(account.observe(Counts { taken, closed }, NOW).is_err(), "{taken} {closed}");
         }
         assert_eq!(account.untaken(), 1);
     }
@@ -189,26 +251,27 @@ mod tests {
         /// makes room: otherwise the primary would sleep for ever, or wake up for nothing.
         #[test]
         fn a_kick_is_always_ahead_and_always_makes_room(
-            queue_max in 1u64..20, connections_max in 1u64..20, steps in proptest::collection::vec(0u8..3, 0..200)
+            queue_max in 1u64..40, connections_max in 1u64..40, steps in proptest::collection::vec(0u8..4, 0..300)
         ) {
             let mut account = account(queue_max, connections_max);
-            let mut counts = Counts::default();
+            let (mut counts, mut now) = (Counts::default(), NOW);
             for step in steps {
                 match step {
-                    0 if account.has_room() => account.count_dealt(),
+                    0 if account.has_room(now) => account.count_dealt(now),
                     1 if counts.taken < account.given() => counts.taken += 1,
                     2 if counts.closed < counts.taken => counts.closed += 1,
+                    3 => now = now + SLOW_AFTER / 2,
                     _ => {}
                 }
-                account.observe(counts).unwrap();
-                if !account.has_room() {
-                    let at = account.kick_at();
+                account.observe(counts, now).unwrap();
+                if !account.has_room(now) {
+                    let at = account.kick_at(now);
                     prop_assert!(at.taken > counts.taken || at.closed > counts.closed);
                     let mut then = account;
                     then.observe(Counts {
                         taken: at.taken.max(at.closed).max(counts.taken), closed: at.closed.max(counts.closed)
-                    }).unwrap();
-                    prop_assert!(then.has_room());
+                    }, now).unwrap();
+                    prop_assert!(then.has_room(now));
                 }
             }
         }

@@ -60,7 +60,7 @@ pub struct Command {
 pub const QUEUE_MAX_LIMIT: u32 = 256;
 
 /// The default of [`Settings::queue_max`]: see "Benchmarks" in the README for how it was chosen.
-pub const QUEUE_MAX_DEFAULT: u32 = 16;
+pub const QUEUE_MAX_DEFAULT: u32 = 64;
 
 /// More workers than any machine has use for; a slip of the finger stops here.
 pub const WORKERS_MAX: u32 = 4096;

@@ -69,6 +69,8 @@ pub struct Channel {
     pub board: Board,
     /// Something has come up since the primary last listened: an edge of epoll.
     pub has_news: bool,
+    /// A kick has found no place, so the primary need not know what it was about.
+    pub has_lost_kick: bool,
     /// A probe was left, and the worker has not received it.
     pub is_asleep: bool,
     /// How often the primary has looked since the worker last took one, or had nothing to take.
@@ -158,6 +160,7 @@ impl Kernel {
             has_ended: false,
             board: Board::new(),
             has_news: false,
+            has_lost_kick: false,
             is_asleep: false,
             looks: 0,
         });
@@ -304,6 +307,7 @@ impl Kernel {
             channel.up.push_back(message);
             channel.has_news = true;
         }
+        channel.has_lost_kick = !is_room;
         is_room
     }
 }

@@ -16,7 +16,7 @@ use std::collections::BTreeSet;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::Duration;
 
-use croupier::primary::room::Bounds;
+use croupier::primary::room::{Bounds, SLOW_QUEUE_MAX};
 use croupier::primary::stall::LOOKS;
 use croupier::primary::supervisor::{Event, Plan, Respawn, Supervisor};
 use croupier::protocol::ids::WorkerId;
@@ -180,7 +180,8 @@ impl Simulation {
         assert!(!self.is_forbidden(connection, worker), "connection {connection} went back to worker {worker}");
         let below = &self.kernel.channels[channel];
         assert!(!below.has_ended, "the lane of worker {worker} has ended");
-        assert!(below.board.pause != Pause::ByProgram || below.has_news, "worker {worker} is known to be paused");
+        let is_unknown = below.has_news || below.has_lost_kick;
+        assert!(below.board.pause != Pause::ByProgram || is_unknown, "worker {worker} is known to be paused");
         assert!(!below.is_asleep, "worker {worker} has not answered");
         let open = &self.kernel.processes[&worker].open;
         let untaken = below.untaken().count() as u64;
@@ -277,7 +278,9 @@ impl Simulation {
             let Bounds { queue_max, connections_max } = self.world.bounds;
             let untaken = below.untaken().count();
             let open = process.open.iter().filter(|(_, through)| through == index).count() + untaken;
-            let is_full = untaken as u64 > queue_max / 2 || below.down.len() >= self.world.socket_max;
+            // A slow one is asked for a kick at its first take; it has had none while so much is untaken.
+            let is_full =
+                untaken as u64 >= SLOW_QUEUE_MAX.min(queue_max / 2 + 1) || below.down.len() >= self.world.socket_max;
             let is_full = is_full || open as u64 >= connections_max || below.board.pause != Pause::None;
             let waits = !self.kernel.backlog.is_empty() || heads.iter().any(|it| !self.is_forbidden(*it, worker));
             assert!(is_full || !waits, "worker {worker}: {untaken} untaken, {open} open");
@@ -362,8 +365,9 @@ enum Step {
 fn worlds() -> impl Strategy<Value = World> {
     let socket_max = prop_oneof![4 => Just(278usize), 1 => 1usize..5];
     let held_max = prop_oneof![Just(1024usize), 1usize..6];
-    (1u32..7, 1u64..9, 1u64..20, socket_max, held_max, 1u32..3).prop_map(
-        |(slots, queue_max, connections_max, socket_max, held_max, reload_parallel)| {
+    let bounds = prop_oneof![4 => (1u64..9, 1u64..20), 1 => (SLOW_QUEUE_MAX..40, 20u64..80)];
+    (1u32..7, bounds, socket_max, held_max, 1u32..3).prop_map(
+        |(slots, (queue_max, connections_max), socket_max, held_max, reload_parallel)| {
             let bounds = Bounds { queue_max, connections_max };
             World { slots, bounds, socket_max, held_max, reload_parallel, fault: None }
         },

@@ -129,26 +129,26 @@ impl Primary {
 }
 
 impl Lane {
-    fn look_or_ask_for_kick(&mut self, board: &Board) -> bool {
-        self.account.observe(board.counts()).unwrap();
+    fn look_or_ask_for_kick(&mut self, board: &Board, now: Monotonic) -> bool {
+        self.account.observe(board.counts(), now).unwrap();
         if board.pause != Pause::None {
             return false;
         }
-        if self.account.has_room() {
+        if self.account.has_room(now) {
             return true;
         }
-        self.account.observe(board.ask_for_kick(self.account.kick_at())).unwrap();
-        let has_room = self.account.has_room();
+        self.account.observe(board.ask_for_kick(self.account.kick_at(now)), now).unwrap();
+        let has_room = self.account.has_room(now);
         if has_room {
             board.want_no_kick();
         }
         has_room
     }
 
-    fn ask_for_kick_at_next_take(&mut self, board: &Board) -> bool {
+    fn ask_for_kick_at_next_take(&mut self, board: &Board, now: Monotonic) -> bool {
         let at = self.account.taken() + 1;
         let counts = board.ask_for_kick(KickAt { taken: at, closed: NO_KICK });
-        self.account.observe(counts).unwrap();
+        self.account.observe(counts, now).unwrap();
         counts.taken >= at
     }
 }
@@ -190,7 +190,7 @@ impl Simulation {
                 return;
             } else if !self.kernel.has_room_below(channel) {
                 self.primary.hold(held.unwrap_or(never));
-                lane_and_board(&mut self.primary, &self.kernel, channel, Lane::ask_for_kick_at_next_take)
+                self.with_lane_and_board(channel, Lane::ask_for_kick_at_next_take)
             } else {
                 self.check_deal(worker, channel, connection, &heads);
                 passed.into_iter().chain([slot]).for_each(|slot| self.watch.dealt(slot));
@@ -198,8 +198,8 @@ impl Simulation {
                 self.kernel.channels[channel].down.push_back(Down::Connection(connection));
                 self.primary.rotation.advance(slot);
                 let lane = self.primary.lanes.get_mut(&channel).expect("seated");
-                lane.account.count_dealt();
-                lane.account.has_room() || self.look(channel)
+                lane.account.count_dealt(self.now);
+                lane.account.has_room_without_a_look() || self.look(channel)
             };
             if !has_room {
                 self.set_room(slot, false);
@@ -279,7 +279,12 @@ impl Simulation {
     }
 
     fn look(&mut self, channel: usize) -> bool {
-        lane_and_board(&mut self.primary, &self.kernel, channel, Lane::look_or_ask_for_kick)
+        self.with_lane_and_board(channel, Lane::look_or_ask_for_kick)
+    }
+
+    fn with_lane_and_board(&mut self, channel: usize, look: impl Fn(&mut Lane, &Board, Monotonic) -> bool) -> bool {
+        let lane = self.primary.lanes.get_mut(&channel).expect("there");
+        look(lane, &self.kernel.channels[channel].board, self.now)
     }
 
     fn look_for_room(&mut self, channel: usize) {
@@ -408,7 +413,7 @@ impl Simulation {
             let has_answered = self.has_answered(channel);
             let lane = self.primary.lanes.get_mut(&channel).expect("listening");
             let below = &mut self.kernel.channels[channel];
-            lane.account.observe(below.board.counts()).unwrap();
+            lane.account.observe(below.board.counts(), self.now).unwrap();
             let (untaken, taken) = (lane.account.untaken(), lane.account.taken());
             below.looks = if untaken > 0 { below.looks + 1 } else { 0 };
             let time = lane.stall.look(untaken, taken, self.now, LOOK_EVERY);
@@ -418,7 +423,7 @@ impl Simulation {
                 stuck.push(channel);
             }
             go_on |= untaken > 0 || lane.stall.is_probed();
-            let has_room = lane.account.has_room() || self.world.fault == Some(Fault::TriesWithoutRoom);
+            let has_room = lane.account.has_room(self.now) || self.world.fault == Some(Fault::TriesWithoutRoom);
             if below.board.pause == Pause::NoDescriptors && self.primary.is_seated(slot, channel) {
                 self.set_room(slot, has_room);
                 go_on = true;
@@ -456,7 +461,7 @@ impl Simulation {
         let seats: Vec<(WorkerId, usize)> = self.primary.seats.iter().flatten().copied().collect();
         seats.into_iter().filter(|(other, _)| *other != worker).any(|(_, other)| {
             let account = &self.primary.lanes[&other].account;
-            account.untaken() == 0 && (account.has_room() || self.look(other))
+            account.untaken() == 0 && (account.has_room(self.now) || self.look(other))
         })
     }
 
@@ -629,13 +634,4 @@ impl Simulation {
         }
         self.watch_lanes();
     }
-}
-
-fn lane_and_board(
-    primary: &mut Primary,
-    kernel: &super::kernel::Kernel,
-    channel: usize,
-    look: impl Fn(&mut Lane, &Board) -> bool,
-) -> bool {
-    look(primary.lanes.get_mut(&channel).expect("there"), &kernel.channels[channel].board)
 }

@@ -96,7 +96,7 @@ impl Primary {
         if !listener.is_seated(slot, id, lane_id) {
             return;
         }
-        match lane.look_or_ask_for_kick() {
+        match lane.look_or_ask_for_kick(Monotonic::now()) {
             Ok(has_room) => listener.rotation.set_room(slot, has_room),
             Err(impossible) => self.distrust(id, impossible),
         }
@@ -151,7 +151,7 @@ impl Primary {
             let listener = &mut self.listeners[lane.listener];
             if lane.pause() == Pause::NoDescriptors && listener.is_seated(slot, id, lane_id) && lane.is_idle() {
                 // It resumes when it closes one; if it has none to close, somebody has to try.
-                listener.rotation.set_room(slot, lane.has_room_but_for_a_pause());
+                listener.rotation.set_room(slot, lane.has_room_but_for_a_pause(now));
                 go_on = true;
             }
         }
@@ -238,7 +238,7 @@ impl Primary {
         let seats: Vec<_> = self.listeners[index].seats.iter().flatten().copied().collect();
         seats.into_iter().filter(|(other, _)| *other != id).any(|(other, lane)| {
             let lane = self.workers.lane_mut(other, lane);
-            lane.is_some_and(|lane| lane.is_idle() && lane.has_room_at_a_look())
+            lane.is_some_and(|lane| lane.is_idle() && lane.has_room_at_a_look(Monotonic::now()))
         })
     }
 
