@@ -4,16 +4,14 @@ use std::hint::black_box;
 use std::time::Duration;
 
 use criterion::{Criterion, criterion_group, criterion_main};
-use croupier::protocol::control::{FromPrimary, FromWorker, VERSION, decode, encode};
+use croupier::protocol::control::{FromPrimary, FromWorker, ListenWish, VERSION, decode, encode};
 use croupier::protocol::ids::LaneId;
 
 fn control(criterion: &mut Criterion) {
     let hello = FromWorker::Hello { version: VERSION, pid: 4711, open_files_max: 1_048_576 };
     let listen = FromWorker::Listen {
         request: 1,
-        address: Some("127.0.0.1:8000".into()),
-        queue_max: Some(8),
-        connections_max: None,
+        wish: ListenWish { address: Some("127.0.0.1:8000".into()), queue_max: Some(8), ..ListenWish::default() },
     };
     let lane = FromPrimary::Lane { request: 1, lane: LaneId(0), address: "127.0.0.1:8000".into() };
     criterion.bench_function("control, encode hello", |bencher| bencher.iter(|| encode(black_box(&hello))));

@@ -154,8 +154,9 @@ fn the_peer_address_is_the_clients_own() {
 }
 
 #[test]
-fn an_address_that_is_not_declared_is_refused_with_those_that_are() {
-    let options = ["--workers", "1", "--listen", "[::1]:0", "--env", "CROUPIER_TEST_ADDRESS=127.0.0.1:1"];
+fn declared_only_refuses_other_addresses_and_names_those_that_are_declared() {
+    let address = "CROUPIER_TEST_ADDRESS=127.0.0.1:1";
+    let options = ["--workers", "1", "--declared-only", "--listen", "[::1]:0", "--env", address];
     let croupier = Croupier::of_role(&options, "worker_that_asks");
     let line = croupier.log().wait_for("refused with");
     let declared = croupier.log().wait_for_count("dealing ", 2);
@@ -164,10 +165,10 @@ fn an_address_that_is_not_declared_is_refused_with_those_that_are() {
         .filter_map(|line| line.split(' ').find(|word| word.contains("]:") || word.starts_with("127.")))
         .collect();
     assert_eq!(addresses.len(), 2, "{declared:?}");
-    for part in ["AddrNotAvailable", "127.0.0.1:1 is not declared", addresses[0], addresses[1]] {
+    for part in ["PermissionDenied", "127.0.0.1:1 is not declared", addresses[0], addresses[1]] {
         assert!(line.contains(part), "no {part} in {line}");
     }
-    assert!(croupier.log().wait_for("refused listen").contains("WARN"));
+    assert!(croupier.log().wait_for("may not listen").contains("WARN"));
 }
 
 #[test]

@@ -53,8 +53,9 @@ pub(super) enum Command {
 
 #[derive(Debug, Clone, Args)]
 pub(super) struct RunOptions {
-    /// Where to listen: HOST:PORT, [IPV6]:PORT or unix:PATH. Repeatable; the first is the default of workers
-    /// [default: 127.0.0.1:8000]
+    /// Where to listen before any worker runs: HOST:PORT, [IPV6]:PORT, unix:PATH, fd:N or systemd:NAME (inherited
+    /// listening sockets). Repeatable; the first is the default of workers, which may ask for others [default: what
+    /// systemd has passed; without COMMAND 127.0.0.1:8000]
     #[arg(short, long, value_name = "ADDR", env = "CROUPIER_LISTEN", value_delimiter = ',')]
     pub(super) listen: Vec<Address>,
 
@@ -65,6 +66,18 @@ pub(super) struct RunOptions {
     /// The backlog of the listeners; the kernel caps it at net.core.somaxconn [default: 4096]
     #[arg(long, value_name = "N", env = "CROUPIER_BACKLOG", value_parser = clap::value_parser!(u32).range(1..))]
     pub(super) backlog: Option<u32>,
+
+    /// IPv6 listeners do not take IPv4 clients
+    #[arg(long)]
+    pub(super) ipv6_only: bool,
+
+    /// The mode of socket files, in octal, like 660 [default: as the umask has it]
+    #[arg(long, value_name = "MODE", env = "CROUPIER_UNIX_MODE", value_parser = file_mode)]
+    pub(super) unix_mode: Option<u32>,
+
+    /// Workers get no other listeners than those of --listen
+    #[arg(long)]
+    pub(super) declared_only: bool,
 
     /// The most connections that wait untaken for one worker [default: 64]
     #[arg(long, value_name = "N", env = "CROUPIER_QUEUE_MAX",
@@ -370,6 +383,11 @@ fn stall_duration(text: &str) -> Result<Duration, String> {
         time if time < Duration::from_millis(10) => Err("give a time of 10ms or more, like 100ms".into()),
         time => Ok(time),
     }
+}
+
+fn file_mode(text: &str) -> Result<u32, String> {
+    let mode = u32::from_str_radix(text, 8).ok().filter(|mode| *mode <= 0o777);
+    mode.ok_or_else(|| "give a mode in octal, from 0 to 777, like 660".into())
 }
 
 /// Bytes, with a unit or without.

@@ -6,15 +6,15 @@ use std::path::{Path, PathBuf};
 use nix::unistd::{AccessFlags, access};
 
 use super::arguments::RunOptions;
-use super::{Exit, Failure, runtime_directory, settings};
+use super::{Exit, Failure, inherited, runtime_directory, settings};
 use crate::primary::recycle::Recycle;
 use crate::primary::settings::Settings;
 use crate::primary::supervisor::Respawn;
 
 pub(super) fn check(options: RunOptions) -> Result<(), Failure> {
     let control = options.control.clone();
-    let settings = settings::resolve(options)?;
-    settings::check_hosts(&settings.listeners)?;
+    let settings = settings::resolve(options, inherited::find()?)?;
+    settings::check_listeners(&settings)?;
     find_program(&settings)?;
     // Nobody reads: nothing to do about it.
     let _ = std::io::stdout().write_all(effective(&settings, control).as_bytes());
@@ -44,7 +44,7 @@ fn effective(settings: &Settings, control: Option<PathBuf>) -> String {
     let text = |text: &str| serde_json::Value::from(text).to_string();
     let texts = |texts: Vec<String>| serde_json::Value::from(texts).to_string();
     let time = |time| text(&humantime::format_duration(time).to_string());
-    let Settings { listeners, backlog, queue_max, connections_max, command, plan, .. } = settings;
+    let Settings { listeners, bind, queue_max, connections_max, command, plan, .. } = settings;
     let words = std::iter::once(&command.program).chain(&command.arguments);
     let variables = command.variables.iter().map(|(name, value)| format!("{}={}", name.display(), value.display()));
     let respawn = match plan.respawn {
@@ -60,7 +60,9 @@ fn effective(settings: &Settings, control: Option<PathBuf>) -> String {
         format!("listen = {}", texts(listeners.iter().map(ToString::to_string).collect())),
         format!("workers = {}", plan.worker_count),
         format!("command = {}", texts(words.map(|word| word.to_string_lossy().into_owned()).collect())),
-        format!("backlog = {backlog}"),
+        format!("backlog = {}", bind.backlog),
+        format!("ipv6-only = {}", bind.ipv6_only),
+        format!("declared-only = {}", settings.declared_only),
         format!("queue-max = {queue_max}"),
         match connections_max {
             Some(connections_max) => format!("connections-max = {connections_max}"),
@@ -81,6 +83,7 @@ fn effective(settings: &Settings, control: Option<PathBuf>) -> String {
         format!("reload-parallel = {}", plan.reload_parallel),
         format!("env = {}", texts(variables.collect())),
     ];
+    lines.extend(bind.unix_mode.map(|mode| format!("unix-mode = \"{mode:o}\"")));
     let Recycle { after, age, rss_bytes } = settings.recycle;
     lines.extend(after.map(|it| format!("recycle-after = {}", text(&format!("{}+{}", it.base, it.jitter)))));
     let human = |time| humantime::format_duration(time).to_string();

@@ -23,9 +23,13 @@ pub(super) fn demo(options: &DemoOptions) -> Result<(), Failure> {
     let mut event_loop = EventLoop::new(Demo::new(&name)).map_err(|error| failed("start the event loop", error))?;
     log_writer::install(LogFormat::Text, LevelFilter::Warn);
     let listen = ListenOptions::new().reuse_port(options.reuse_port);
-    let listener = match &worker {
-        Some(worker) => worker.listen_on_first(&listen),
-        None => listen.bind(&options.listen),
+    let declared = match &worker {
+        Some(worker) if !options.reuse_port => worker.listen_on_first(&listen),
+        Some(_) | None => Err(std::io::ErrorKind::AddrNotAvailable.into()),
+    };
+    let listener = match declared {
+        Err(error) if error.kind() == std::io::ErrorKind::AddrNotAvailable => listen.bind(&options.listen),
+        other => other,
     };
     let listener = listener.map_err(|error| {
         Failure::new(Exit::CannotListen, format!("listen on {}: {error}; choose another --listen", options.listen))

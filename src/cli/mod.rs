@@ -5,6 +5,7 @@ mod arguments;
 mod check;
 mod client;
 mod demo;
+mod inherited;
 mod log_writer;
 mod run;
 mod runtime_directory;

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use log::LevelFilter;
 
 use super::arguments::{LogFormat, RunOptions};
-use super::{Exit, Failure, log_writer, runtime_directory, settings};
+use super::{Exit, Failure, inherited, log_writer, runtime_directory, settings};
 use crate::primary::address::Address;
 use crate::primary::admin::{Admin, ClaimError, ControlSocket};
 use crate::primary::reexec::CarriedSocket;
@@ -29,6 +29,7 @@ const SIGNALS: [Signal; 8] = [
 ];
 
 pub(super) fn run(options: RunOptions) -> Result<(), Failure> {
+    let passed = inherited::find()?;
     // Before the first thread: a signal goes to any thread that does not block it.
     let signals = block_signals()?;
     let level = match (options.verbose, options.quiet) {
@@ -42,9 +43,9 @@ pub(super) fn run(options: RunOptions) -> Result<(), Failure> {
     let mut state = State::claim().map_err(failed("take over from the old image"))?;
     let carried = state.as_mut().map(State::carried_socket).transpose();
     let carried = carried.map_err(failed("take over the control socket"))?.flatten();
-    let mut settings = settings::resolve(options)?;
+    let mut settings = settings::resolve(options, passed)?;
     if state.is_none() {
-        settings::check_hosts(&settings.listeners)?;
+        settings::check_listeners(&settings)?;
     }
     let raised = limits::raise_open_files().map_err(failed("raise the limit of open files"))?;
     settings.command.open_files = state.as_ref().and_then(|state| state.open_files).or(Some(raised));
@@ -129,7 +130,7 @@ fn claim_control_socket(control: Option<PathBuf>, name: &str) -> Result<ControlS
 /// In flight at once per unprivileged user: the sender's limit of open files, over all channels together. Source:
 /// unix(7), ETOOMANYREFS.
 fn warn_of_tight_limits(settings: &Settings) {
-    let lanes = u64::from(settings.plan.worker_count) * settings.listeners.len() as u64;
+    let lanes = u64::from(settings.plan.worker_count) * settings.listeners.len().max(1) as u64;
     let in_flight = lanes * u64::from(settings.queue_max);
     let limit = settings.command.open_files.map_or(u64::MAX, |limit| limit.hard);
     if in_flight > limit / 2 {
@@ -149,10 +150,14 @@ fn announce(settings: &Settings, primary: &Primary, admin: Option<&Admin>, is_de
     for address in primary.addresses() {
         log::info!("dealing {address} to workers={workers} command=`{command}`");
     }
+    if primary.addresses().next().is_none() {
+        log::info!("dealing what workers ask for to workers={workers} command=`{command}`");
+    }
     if is_demo && let Some(first) = primary.addresses().next() {
         match first {
             Address::Tcp { .. } => log::info!("try: curl http://{first}/ (again and again: every worker in turn)"),
             Address::Unix(path) => log::info!("try: curl --unix-socket {} http://localhost/", path.display()),
+            Address::Fd(_) | Address::Systemd(_) => {}
         }
     }
 }

@@ -4,11 +4,12 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use super::arguments::{Burst, RespawnWhen, RunOptions, WorkerCount};
+use super::inherited::Passed;
 use super::{Exit, Failure, log_writer};
 use crate::primary::address::Address;
 use crate::primary::recycle::Recycle;
 use crate::primary::reexec::Invocation;
-use crate::primary::settings::{Command, QUEUE_MAX_DEFAULT, Settings};
+use crate::primary::settings::{BindOptions, Command, QUEUE_MAX_DEFAULT, Settings};
 use crate::primary::supervisor::{Plan, Respawn};
 
 const LISTEN: &str = "127.0.0.1:8000";
@@ -24,9 +25,13 @@ const KILL_DELAY: Duration = Duration::from_secs(2);
 ///
 /// # Errors
 /// [`Exit::Usage`] for an address that is there twice, a directory that is none, and the like.
-pub(super) fn resolve(options: RunOptions) -> Result<Settings, Failure> {
+pub(super) fn resolve(options: RunOptions, passed: Passed) -> Result<Settings, Failure> {
     let mut listeners = options.listen;
     if listeners.is_empty() {
+        listeners = passed.activated();
+    }
+    // A command of the user's own asks for the addresses that it wants.
+    if listeners.is_empty() && options.command.is_empty() {
         listeners.push(LISTEN.parse().expect("the default is an address"));
     }
     check_twice(&listeners)?;
@@ -56,7 +61,13 @@ pub(super) fn resolve(options: RunOptions) -> Result<Settings, Failure> {
     Ok(Settings {
         name: options.name.map(|name| name.0),
         listeners,
-        backlog: options.backlog.unwrap_or(BACKLOG),
+        bind: BindOptions {
+            backlog: options.backlog.unwrap_or(BACKLOG),
+            ipv6_only: options.ipv6_only,
+            unix_mode: options.unix_mode,
+        },
+        declared_only: options.declared_only,
+        inherited: passed.all,
         queue_max: options.queue_max.unwrap_or(QUEUE_MAX_DEFAULT),
         connections_max: options.connections_max,
         stall_after: options.stall_after.unwrap_or(STALL_AFTER),
@@ -88,12 +99,17 @@ fn check_twice(listeners: &[Address]) -> Result<(), Failure> {
     Ok(())
 }
 
-/// Whether all hosts exist. An image that takes over has its listeners already and does not ask.
+/// Whether all hosts exist, and somebody can listen at all. An image that takes over has its listeners already and
+/// does not ask.
 ///
 /// # Errors
 /// [`Exit::Usage`], with the host.
-pub(super) fn check_hosts(listeners: &[Address]) -> Result<(), Failure> {
-    for address in listeners {
+pub(super) fn check_listeners(settings: &Settings) -> Result<(), Failure> {
+    if settings.listeners.is_empty() && settings.declared_only {
+        let line = "--declared-only: no listener is declared; declare one with --listen ADDR";
+        return Err(Failure::new(Exit::Usage, line));
+    }
+    for address in &settings.listeners {
         if let Address::Tcp { host, port } = address {
             Address::resolve(host, *port).map_err(|error| {
                 Failure::new(Exit::Usage, format!("--listen {address}: unknown host ({error}); give its IP address"))

@@ -6,6 +6,7 @@ use std::io::Write;
 use clap::Parser;
 
 use super::arguments::{Arguments, Command, RunOptions, UpgradeCheckOptions};
+use super::inherited::Passed;
 use super::{Exit, Failure, settings};
 use crate::primary::reexec;
 use crate::primary::reexec::state::State;
@@ -19,7 +20,7 @@ pub(super) fn upgrade_check(options: &UpgradeCheckOptions) -> Result<(), Failure
         Some(Command::Run(run)) => *run,
         Some(_) => return Err(failed("these are not the arguments of a primary".into())),
     };
-    settings::resolve(run)?;
+    settings::resolve(run, Passed::default())?;
     match State::claim() {
         Ok(Some(_)) => {}
         Ok(None) => return Err(failed("there is no state to look at; a primary asks this, people do not".into())),

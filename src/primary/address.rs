@@ -3,6 +3,7 @@
 use std::fmt;
 use std::io;
 use std::net::{SocketAddr, ToSocketAddrs};
+use std::os::fd::RawFd;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
@@ -18,18 +19,19 @@ pub enum Address {
     },
     /// `unix:PATH`.
     Unix(PathBuf),
+    /// `fd:N`: a listening socket that the primary inherited under that number.
+    Fd(RawFd),
+    /// `systemd:NAME`: a listening socket that systemd passed under that name. Source: sd_listen_fds(3).
+    Systemd(String),
 }
 
 /// A text that is no address. Its message says what one looks like.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{text:?} is not an address: {why}; write HOST:PORT, [IPV6]:PORT or unix:PATH")]
+#[error("{text:?} is not an address: {why}; write HOST:PORT, [IPV6]:PORT, unix:PATH, fd:N or systemd:NAME")]
 pub struct BadAddress {
     text: String,
     why: &'static str,
 }
-
-/// The longest path that fits into `sockaddr_un`, with its final zero. Source: unix(7).
-const UNIX_PATH_MAX_BYTES: usize = 107;
 
 impl FromStr for Address {
     type Err = BadAddress;
@@ -37,11 +39,14 @@ impl FromStr for Address {
     fn from_str(text: &str) -> Result<Self, BadAddress> {
         let bad = |why| BadAddress { text: text.to_owned(), why };
         if let Some(path) = text.strip_prefix("unix:") {
-            return match path.len() {
-                0 => Err(bad("the path is empty")),
-                1..=UNIX_PATH_MAX_BYTES => Ok(Address::Unix(path.into())),
-                _ => Err(bad("the path is longer than 107 bytes")),
-            };
+            return if path.is_empty() { Err(bad("the path is empty")) } else { Ok(Address::Unix(path.into())) };
+        }
+        if let Some(number) = text.strip_prefix("fd:") {
+            let number = number.parse().ok().filter(|fd| *fd > 2);
+            return number.map(Address::Fd).ok_or_else(|| bad("the descriptor is not a number from 3 upwards"));
+        }
+        if let Some(name) = text.strip_prefix("systemd:") {
+            return if name.is_empty() { Err(bad("the name is empty")) } else { Ok(Address::Systemd(name.into())) };
         }
         let (host, port) = text.rsplit_once(':').ok_or_else(|| bad("there is no port"))?;
         let port = port.parse().map_err(|_| bad("the port is not a number from 0 to 65535"))?;
@@ -62,6 +67,8 @@ impl fmt::Display for Address {
             Address::Tcp { host, port } if host.contains(':') => write!(f, "[{host}]:{port}"),
             Address::Tcp { host, port } => write!(f, "{host}:{port}"),
             Address::Unix(path) => write!(f, "unix:{}", path.display()),
+            Address::Fd(number) => write!(f, "fd:{number}"),
+            Address::Systemd(name) => write!(f, "systemd:{name}"),
         }
     }
 }
@@ -80,9 +87,41 @@ impl Address {
     pub fn path(&self) -> Option<&Path> {
         match self {
             Address::Unix(path) => Some(path),
-            Address::Tcp { .. } => None,
+            Address::Tcp { .. } | Address::Fd(_) | Address::Systemd(_) => None,
         }
     }
+
+    /// The socket address, if it is written as one: the host is an IP address.
+    pub fn socket_addr(&self) -> Option<SocketAddr> {
+        match self {
+            Address::Tcp { host, port } => Some(SocketAddr::new(host.parse().ok()?, *port)),
+            Address::Unix(_) | Address::Fd(_) | Address::Systemd(_) => None,
+        }
+    }
+
+    /// Whether both are written for the same place: two ways to write an IP address, a relative and an absolute path.
+    pub fn is_same_place(&self, other: &Address) -> bool {
+        match (self, other) {
+            (Address::Tcp { .. }, Address::Tcp { .. }) => {
+                let (ours, theirs) = (self.socket_addr(), other.socket_addr());
+                self == other || ours.is_some() && ours == theirs
+            }
+            (Address::Unix(ours), Address::Unix(theirs)) => {
+                ours == theirs || absolute(ours).is_some_and(|path| absolute(theirs) == Some(path))
+            }
+            _ => self == other,
+        }
+    }
+}
+
+impl From<SocketAddr> for Address {
+    fn from(address: SocketAddr) -> Self {
+        Address::Tcp { host: address.ip().to_string(), port: address.port() }
+    }
+}
+
+fn absolute(path: &Path) -> Option<PathBuf> {
+    std::path::absolute(path).ok()
 }
 
 #[cfg(test)]
@@ -91,14 +130,26 @@ mod tests {
 
     #[test]
     fn addresses_are_read_and_written_alike() {
-        for text in ["127.0.0.1:8000", "localhost:0", "[::]:80", "[::1]:65535", "unix:/run/app.sock"] {
+        let texts =
+            ["127.0.0.1:8000", "localhost:0", "[::]:80", "[::1]:65535", "unix:/run/app.sock", "fd:3", "systemd:web"];
+        for text in texts {
             assert_eq!(text.parse::<Address>().unwrap().to_string(), text);
         }
     }
 
     #[test]
+    fn a_place_has_many_names() {
+        let same = |one: &str, other: &str| one.parse::<Address>().unwrap().is_same_place(&other.parse().unwrap());
+        assert!(same("[::1]:80", "[0:0::1]:80") && same("unix:app", &format!("unix:{}", absolute("app"))));
+        assert!(!same("127.0.0.1:80", "127.0.0.1:81") && !same("127.0.0.1:80", "unix:app") && !same("fd:3", "fd:4"));
+    }
+
+    fn absolute(path: &str) -> String {
+        std::path::absolute(path).unwrap().display().to_string()
+    }
+
+    #[test]
     fn every_wrong_address_is_refused_with_its_reason() {
-        let long = format!("unix:/{}", "x".repeat(107));
         let cases = [
             ("8000", "no port"),
             ("127.0.0.1:http", "port is not a number"),
@@ -108,7 +159,9 @@ mod tests {
             ("[::1:8000", "brackets"),
             ("[localhost]:1", "brackets"),
             ("unix:", "path is empty"),
-            (&long, "longer than 107"),
+            ("fd:2", "number from 3"),
+            ("fd:x", "number from 3"),
+            ("systemd:", "name is empty"),
         ];
         for (text, reason) in cases {
             let error = text.parse::<Address>().unwrap_err().to_string();

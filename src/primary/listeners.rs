@@ -1,21 +1,18 @@
-//! The listening sockets: binding, accepting, and ending without resetting whoever is in the backlog.
+//! One listener: its socket, whose turn it is there, what came back to it, and its end.
 
 use std::io;
 use std::net::SocketAddr;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd, RawFd};
-use std::os::unix::fs::{FileTypeExt, MetadataExt};
-use std::path::{Path, PathBuf};
+use std::os::fd::{AsFd, OwnedFd, RawFd};
 use std::time::Duration;
 
-use mio::event::Source;
-use mio::{Interest, Registry, Token};
+use mio::{Registry, Token};
 use nix::errno::Errno;
-use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use super::address::Address;
 use super::reexec::baggage::{self, Baggage};
 use super::returned::{self, CameBack, Candidate, Found, REASON_COUNT, Reason, Returned};
 use super::scheduler::Rotation;
+use super::socket::{BindOptions, Socket, concerns_the_client};
 use crate::protocol::ids::{LaneId, WorkerId};
 use crate::protocol::record::{Kind, Record};
 use crate::protocol::time::Monotonic;
@@ -29,8 +26,12 @@ pub const END_QUIET: Duration = Duration::from_millis(10);
 /// A listening socket, its rotation, and the connections that came back to it.
 #[derive(Debug)]
 pub struct Listener {
-    declared: Address,
+    wanted: Address,
     address: Address,
+    is_ipv6_only: bool,
+    is_declared: bool,
+    /// Since when no worker has listened here, if it is there for workers only.
+    pub deserted_since: Option<Monotonic>,
     socket: Option<Socket>,
     /// Whose turn it is; the index is a slot.
     pub rotation: Rotation,
@@ -47,19 +48,6 @@ pub struct Listener {
     pub counters: Counters,
     /// A worker has asked for it.
     pub is_asked_for: bool,
-}
-
-#[derive(Debug)]
-enum Socket {
-    Tcp(mio::net::TcpListener),
-    Unix(mio::net::UnixListener, SocketFile),
-}
-
-/// The file of a Unix listener, removed with it unless somebody else has replaced it.
-#[derive(Debug)]
-struct SocketFile {
-    path: PathBuf,
-    inode: u64,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -89,11 +77,23 @@ pub struct Counters {
     pub expired: u64,
 }
 
+impl std::ops::AddAssign for Counters {
+    fn add_assign(&mut self, other: Counters) {
+        self.accepted += other.accepted;
+        self.dealt += other.dealt;
+        self.redealt.iter_mut().zip(other.redealt).for_each(|(ours, theirs)| *ours += theirs);
+        self.expired += other.expired;
+    }
+}
+
 /// A listener as it goes over an exec.
 #[derive(Debug, Serialize, Deserialize)]
 pub struct Saved {
-    declared: String,
+    wanted: String,
     address: String,
+    is_ipv6_only: bool,
+    is_declared: bool,
+    deserted_since: Option<Monotonic>,
     socket: Option<RawFd>,
     inode: Option<u64>,
     next_slot: usize,
@@ -126,20 +126,35 @@ pub struct BindError {
 }
 
 impl BindError {
-    fn new(address: &Address, source: io::Error) -> Self {
+    pub(super) fn new(address: &Address, source: io::Error) -> Self {
+        let is_inherited = matches!(address, Address::Fd(_) | Address::Systemd(_));
         let what = match source.raw_os_error().map(Errno::from_raw) {
             Some(Errno::EADDRINUSE) => {
                 "address in use (end the program that has it, `ss -lptn` names it, or choose another --listen)".into()
             }
-            Some(Errno::EACCES) => match address {
-                Address::Tcp { .. } => "permission denied (ports below 1024 need CAP_NET_BIND_SERVICE)".into(),
-                Address::Unix(_) => "permission denied (the directory must be writable)".into(),
-            },
+            Some(Errno::EACCES) if address.path().is_some() => {
+                "permission denied (the directory must be writable)".into()
+            }
+            Some(Errno::EACCES) => "permission denied (ports below 1024 need CAP_NET_BIND_SERVICE)".into(),
             Some(Errno::EADDRNOTAVAIL) => "no network interface has this address (0.0.0.0 or [::] is all)".into(),
             Some(Errno::ENOENT) if address.path().is_some() => "the directory does not exist".into(),
+            Some(Errno::EBADF) if is_inherited => {
+                "no such descriptor was inherited (whoever starts croupier must pass it)".into()
+            }
+            Some(Errno::EINVAL) if is_inherited => "it is no socket that listens for TCP or Unix streams".into(),
             _ => source.to_string(),
         };
         Self { address: address.clone(), what, source }
+    }
+
+    /// For a program, which has no options to change.
+    pub(super) fn plainly(&self) -> String {
+        format!("listen on {}: {}", self.address, self.source)
+    }
+
+    /// The system's own word for it.
+    pub(super) fn errno(&self) -> i32 {
+        self.source.raw_os_error().unwrap_or(nix::libc::EINVAL)
     }
 }
 
@@ -148,15 +163,27 @@ impl Listener {
     ///
     /// # Errors
     /// [`BindError`], with the address and the remedy in its message.
-    pub fn bind(declared: &Address, backlog: u32) -> Result<Self, BindError> {
-        let bound = match declared {
-            Address::Tcp { host, port } => bind_tcp(host, *port, backlog),
-            Address::Unix(path) => bind_unix(path, backlog),
-        };
-        let (socket, address) = bound.map_err(|error| BindError::new(declared, error))?;
-        Ok(Self {
-            declared: declared.clone(),
+    pub fn bind(wanted: &Address, options: &BindOptions) -> Result<Self, BindError> {
+        let (socket, address) = Socket::bind(wanted, options).map_err(|error| BindError::new(wanted, error))?;
+        Ok(Self::new(wanted, address, socket, options.ipv6_only))
+    }
+
+    /// Goes on with a socket that listens already.
+    ///
+    /// # Errors
+    /// [`BindError`] if it does not.
+    pub fn inherit(wanted: &Address, fd: OwnedFd) -> Result<Self, BindError> {
+        let (socket, address) = Socket::inherit(fd).map_err(|error| BindError::new(wanted, error))?;
+        Ok(Self::new(wanted, address, socket, false))
+    }
+
+    fn new(wanted: &Address, address: Address, socket: Socket, is_ipv6_only: bool) -> Self {
+        Self {
+            wanted: wanted.clone(),
             address,
+            is_ipv6_only,
+            is_declared: false,
+            deserted_since: None,
             socket: Some(socket),
             rotation: Rotation::new(),
             seats: Vec::new(),
@@ -166,21 +193,29 @@ impl Listener {
             returned: Returned::default(),
             counters: Counters::default(),
             is_asked_for: false,
-        })
+        }
+    }
+
+    /// It was declared before any worker ran, and stays whoever listens.
+    pub fn declared(self) -> Self {
+        Self { is_declared: true, ..self }
+    }
+
+    /// Whether it was declared; otherwise it is there for those who listen on it.
+    pub fn is_declared(&self) -> bool {
+        self.is_declared
     }
 
     /// What the next image needs to go on with it.
     pub fn save(&self, baggage: &mut Baggage) -> Saved {
-        let (socket, inode) = match &self.socket {
-            Some(Socket::Tcp(listener)) => (Some(baggage.pack(listener.as_fd())), None),
-            Some(Socket::Unix(listener, file)) => (Some(baggage.pack(listener.as_fd())), Some(file.inode)),
-            None => (None, None),
-        };
         Saved {
-            declared: self.declared.to_string(),
+            wanted: self.wanted.to_string(),
             address: self.address.to_string(),
-            socket,
-            inode,
+            is_ipv6_only: self.is_ipv6_only,
+            is_declared: self.is_declared,
+            deserted_since: self.deserted_since,
+            socket: self.socket.as_ref().map(|socket| baggage.pack(socket.as_fd())),
+            inode: self.socket.as_ref().and_then(Socket::inode),
             next_slot: self.rotation.position(),
             seats: self.seats.clone(),
             returned: self.returned.save(baggage),
@@ -195,19 +230,15 @@ impl Listener {
     /// As [`baggage::unpack`].
     pub fn restore(saved: Saved) -> io::Result<Self> {
         let bad = |error| io::Error::new(io::ErrorKind::InvalidData, error);
-        let (declared, address) = (saved.declared.parse().map_err(bad)?, saved.address.parse().map_err(bad)?);
-        let socket = match (saved.socket.map(baggage::unpack).transpose()?, &address) {
-            (Some(fd), Address::Tcp { .. }) => Some(Socket::Tcp(mio::net::TcpListener::from_std(fd.into()))),
-            (Some(fd), Address::Unix(path)) => {
-                let file = SocketFile { path: path.clone(), inode: saved.inode.unwrap_or_default() };
-                Some(Socket::Unix(mio::net::UnixListener::from_std(fd.into()), file))
-            }
-            (None, _) => None,
-        };
+        let (wanted, address) = (saved.wanted.parse().map_err(bad)?, saved.address.parse().map_err(bad)?);
+        let socket = saved.socket.map(baggage::unpack).transpose()?;
         Ok(Self {
-            declared,
+            socket: socket.map(|fd| Socket::restore(fd, &address, saved.inode)),
+            wanted,
             address,
-            socket,
+            is_ipv6_only: saved.is_ipv6_only,
+            is_declared: saved.is_declared,
+            deserted_since: saved.deserted_since,
             rotation: Rotation::starting_at(saved.next_slot),
             seats: saved.seats,
             readable: true,
@@ -224,15 +255,18 @@ impl Listener {
         &self.address
     }
 
-    /// Whether a worker that asks for `wanted` means this listener: as declared, as bound, or another way to write
-    /// the same socket address.
-    pub fn answers_to(&self, wanted: &str) -> bool {
-        let same = |address: &Address| match wanted.parse::<SocketAddr>() {
-            Ok(wanted) => matches!(address, Address::Tcp { host, port }
-                if host.parse().is_ok_and(|ip: std::net::IpAddr| SocketAddr::new(ip, *port) == wanted)),
-            Err(_) => address.to_string() == wanted,
-        };
-        same(&self.declared) || same(&self.address)
+    /// Whether a worker that asks for `wanted` means this listener: as it was asked for first, as it is bound, or
+    /// another way to write the same. `is_ipv6_only` is what the worker said; whoever declares a listener has decided.
+    pub fn answers_to(&self, wanted: &Address, is_ipv6_only: bool) -> bool {
+        if self.is_closed() || !self.is_declared && self.is_ipv6_only != is_ipv6_only {
+            return false;
+        }
+        // A name was resolved when it was bound: port 0 of the same host is the same wish.
+        let of_any_port = |bound: SocketAddr| wanted.socket_addr() == Some(SocketAddr::new(bound.ip(), 0));
+        let was_of_any_port = matches!(self.wanted, Address::Tcp { port: 0, .. });
+        self.wanted.is_same_place(wanted)
+            || self.address.is_same_place(wanted)
+            || was_of_any_port && self.address.socket_addr().is_some_and(of_any_port)
     }
 
     /// Registers the socket.
@@ -240,11 +274,7 @@ impl Listener {
     /// # Errors
     /// Those of epoll_ctl(2).
     pub fn register(&mut self, registry: &Registry, token: Token) -> io::Result<()> {
-        match &mut self.socket {
-            Some(Socket::Tcp(listener)) => listener.register(registry, token, Interest::READABLE),
-            Some(Socket::Unix(listener, _)) => listener.register(registry, token, Interest::READABLE),
-            None => Ok(()),
-        }
+        self.socket.as_mut().map_or(Ok(()), |socket| socket.register(registry, token))
     }
 
     /// The socket has become readable.
@@ -307,6 +337,11 @@ impl Listener {
         self.seats.get(slot).copied().flatten().is_none()
     }
 
+    /// It was there for workers only, and is closed.
+    pub fn is_gone(&self) -> bool {
+        !self.is_declared && self.is_closed()
+    }
+
     /// The socket is closed: nothing is dealt any more.
     pub fn is_closed(&self) -> bool {
         self.socket.is_none()
@@ -339,14 +374,8 @@ impl Listener {
 
     fn accept(&mut self, sequence: &mut u64, now: Monotonic) -> Next {
         loop {
-            let accepted = match &self.socket {
-                None => return Next::Nothing,
-                Some(_) if !self.readable => return Next::Nothing,
-                // mio accepts with SOCK_NONBLOCK: the mode lives on the connection, for whoever gets it.
-                Some(Socket::Tcp(listener)) => listener.accept().map(|(tcp, peer)| (OwnedFd::from(tcp), Some(peer))),
-                Some(Socket::Unix(listener, _)) => listener.accept().map(|(unix, _)| (OwnedFd::from(unix), None)),
-            };
-            match accepted {
+            let Some(socket) = self.socket.as_ref().filter(|_| self.readable) else { return Next::Nothing };
+            match socket.accept() {
                 Ok((connection, peer)) => {
                     *sequence += 1;
                     self.counters.accepted += 1;
@@ -381,18 +410,10 @@ impl Listener {
         [rested_at, quiet_at, self.returned.deadline(redeal_timeout)].into_iter().flatten().min()
     }
 
-    /// Lets no new client in, so that the backlog can be dealt empty: on TCP a filter that drops a SYN (an ACK of a
-    /// handshake under way passes), on Unix by removing the path. Closing at once would reset everyone in the
-    /// backlog. Measured over 300 rounds with eager clients: plain close 581 resets, accept-all and close 40, this 0.
+    /// Lets no new client in, so that the backlog can be dealt empty. See [`Socket::let_nobody_in`].
     pub fn begin_ending(&mut self, now: Monotonic) {
-        match &mut self.socket {
-            Some(Socket::Tcp(listener)) => {
-                if let Err(error) = drop_new_handshakes(listener.as_fd()) {
-                    log::warn!("listener={} cannot filter new clients: {error} [some may be reset]", self.address);
-                }
-            }
-            Some(Socket::Unix(_, file)) => file.remove(),
-            None => {}
+        if let Some(Err(error)) = self.socket.as_mut().map(Socket::let_nobody_in) {
+            log::warn!("listener={} cannot filter new clients: {error} [some may be reset]", self.address);
         }
         self.ending = Some(Ending::Quieting { until: now + END_QUIET });
     }
@@ -431,111 +452,13 @@ impl Listener {
     /// Nobody waits to be accepted. While no worker has room nobody accepts either, so that no `EAGAIN` has said so:
     /// then this asks the kernel.
     fn is_backlog_empty(&self) -> bool {
-        let socket = match &self.socket {
-            Some(Socket::Tcp(listener)) if self.readable => listener.as_fd(),
-            Some(Socket::Unix(listener, _)) if self.readable => listener.as_fd(),
-            Some(_) | None => return true,
-        };
-        poll(&mut [PollFd::new(socket, PollFlags::POLLIN)], PollTimeout::ZERO) == Ok(0)
+        !self.readable || self.socket.as_ref().is_none_or(Socket::is_backlog_empty)
     }
 
     /// Closes the socket. Returns how many connections nobody took: their clients see the end.
     pub fn close(&mut self) -> usize {
+        self.deserted_since = None;
         self.socket = None;
         self.returned.clear()
     }
-}
-
-impl SocketFile {
-    fn remove(&mut self) {
-        if std::fs::symlink_metadata(&self.path).is_ok_and(|file| file.ino() == self.inode) {
-            let _ = std::fs::remove_file(&self.path);
-        }
-    }
-}
-
-impl Drop for SocketFile {
-    fn drop(&mut self) {
-        self.remove();
-    }
-}
-
-fn bind_tcp(host: &str, port: u16, backlog: u32) -> io::Result<(Socket, Address)> {
-    let address = Address::resolve(host, port)?;
-    let kind = socket2::Type::STREAM.nonblocking().cloexec();
-    let socket = socket2::Socket::new(socket2::Domain::for_address(address), kind, None)?;
-    socket.set_reuse_address(true)?;
-    socket.bind(&address.into())?;
-    socket.listen(listen_backlog(backlog))?;
-    let listener = mio::net::TcpListener::from_std(socket.into());
-    let real = listener.local_addr()?;
-    Ok((Socket::Tcp(listener), Address::Tcp { host: real.ip().to_string(), port: real.port() }))
-}
-
-fn bind_unix(path: &Path, backlog: u32) -> io::Result<(Socket, Address)> {
-    let address = socket2::SockAddr::unix(path)?;
-    let kind = socket2::Type::STREAM.nonblocking().cloexec();
-    let socket = socket2::Socket::new(socket2::Domain::UNIX, kind, None)?;
-    if let Err(error) = socket.bind(&address) {
-        if error.kind() != io::ErrorKind::AddrInUse || !is_abandoned(path) {
-            return Err(error);
-        }
-        std::fs::remove_file(path)?;
-        socket.bind(&address)?;
-    }
-    let inode = std::fs::symlink_metadata(path)?.ino();
-    let file = SocketFile { path: path.to_owned(), inode };
-    socket.listen(listen_backlog(backlog))?;
-    let listener = mio::net::UnixListener::from_std(OwnedFd::from(socket).into());
-    Ok((Socket::Unix(listener, file), Address::Unix(path.to_owned())))
-}
-
-/// A socket file that nobody listens on any more: its owner died without removing it.
-fn is_abandoned(path: &Path) -> bool {
-    let is_socket = std::fs::symlink_metadata(path).is_ok_and(|file| file.file_type().is_socket());
-    let connected = std::os::unix::net::UnixStream::connect(path);
-    is_socket && connected.is_err_and(|error| error.kind() == io::ErrorKind::ConnectionRefused)
-}
-
-/// Errors that are pending on the new connection, and gone with it. Source: accept(2), error handling.
-fn concerns_the_client(errno: Errno) -> bool {
-    matches!(
-        errno,
-        Errno::ECONNABORTED
-            | Errno::EINTR
-            | Errno::EPROTO
-            | Errno::EPERM
-            | Errno::ENETDOWN
-            | Errno::ENOPROTOOPT
-            | Errno::EHOSTDOWN
-            | Errno::ENONET
-            | Errno::EHOSTUNREACH
-            | Errno::EOPNOTSUPP
-            | Errno::ENETUNREACH
-            | Errno::ETIMEDOUT
-    )
-}
-
-fn listen_backlog(backlog: u32) -> i32 {
-    i32::try_from(backlog).unwrap_or(i32::MAX)
-}
-
-/// A classic BPF program on the listening socket: a segment with SYN and without ACK is dropped, the client's kernel
-/// sends it again. The packet begins at the TCP header; its byte 13 is the flags. Source: socket(7), SO_ATTACH_FILTER.
-fn drop_new_handshakes(listener: BorrowedFd<'_>) -> io::Result<()> {
-    use nix::libc::{BPF_ABS, BPF_ALU, BPF_AND, BPF_B, BPF_JEQ, BPF_JMP, BPF_K, BPF_LD, BPF_RET};
-    const FLAGS: u32 = 13;
-    const SYN: u32 = 0x02;
-    const ACK: u32 = 0x10;
-    const WHOLE: u32 = u32::MAX;
-    const NOTHING: u32 = 0;
-    let step =
-        |code: u32, if_true, if_false, operand| socket2::SockFilter::new(code as u16, if_true, if_false, operand);
-    socket2::SockRef::from(&listener).attach_filter(&[
-        step(BPF_LD | BPF_B | BPF_ABS, 0, 0, FLAGS),
-        step(BPF_ALU | BPF_AND | BPF_K, 0, 0, SYN | ACK),
-        step(BPF_JMP | BPF_JEQ | BPF_K, 0, 1, SYN),
-        step(BPF_RET | BPF_K, 0, 0, NOTHING),
-        step(BPF_RET | BPF_K, 0, 0, WHOLE),
-    ])
 }

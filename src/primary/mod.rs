@@ -26,6 +26,7 @@ mod returned;
 pub mod room;
 pub mod scheduler;
 pub mod settings;
+mod socket;
 pub mod stall;
 pub mod status;
 pub mod supervisor;

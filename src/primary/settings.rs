@@ -1,12 +1,14 @@
 //! What a primary is to do. Plain data, already validated by whoever made it.
 
 use std::ffi::OsString;
+use std::os::fd::RawFd;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use super::address::Address;
 use super::recycle::Recycle;
 use super::reexec::Invocation;
+pub use super::socket::BindOptions;
 use super::supervisor::Plan;
 use crate::sys::limits::OpenFiles;
 
@@ -15,10 +17,15 @@ use crate::sys::limits::OpenFiles;
 pub struct Settings {
     /// Names this primary; `None`: see [`name_with`](Self::name_with).
     pub name: Option<String>,
-    /// Bound in this order before any worker starts.
+    /// Bound in this order before any worker starts. Workers may ask for others, unless
+    /// [`declared_only`](Self::declared_only).
     pub listeners: Vec<Address>,
-    /// The backlog of every listener. The kernel caps it at `net.core.somaxconn`.
-    pub backlog: u32,
+    /// How they are bound; and those of workers, where these do not say otherwise.
+    pub bind: BindOptions,
+    /// Workers get declared listeners only.
+    pub declared_only: bool,
+    /// The listening sockets that `fd:N` and `systemd:NAME` may mean.
+    pub inherited: Vec<Inherited>,
     /// The most untaken connections per lane, 1 to [`QUEUE_MAX_LIMIT`].
     pub queue_max: u32,
     /// The most open connections per lane; `None`: what the worker's limit of open files allows, less
@@ -39,6 +46,15 @@ pub struct Settings {
     pub command: Command,
     /// How many there are, when they are replaced, and how long things may take.
     pub plan: Plan,
+}
+
+/// A descriptor that whoever started this process passed to it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Inherited {
+    /// Its number. It becomes the listener's own.
+    pub fd: RawFd,
+    /// What systemd calls it.
+    pub name: Option<String>,
 }
 
 /// How a worker is started.
@@ -62,6 +78,9 @@ pub const QUEUE_MAX_LIMIT: u32 = 256;
 /// The default of [`Settings::queue_max`]: see "Benchmarks" in the README for how it was chosen.
 pub const QUEUE_MAX_DEFAULT: u32 = 64;
 
+/// The most listeners that workers have the primary make, over all of them. Above it they are refused with `ENFILE`.
+pub const LISTENERS_MAX: usize = 1024;
+
 /// More workers than any machine has use for; a slip of the finger stops here.
 pub const WORKERS_MAX: u32 = 4096;
 
@@ -76,10 +95,15 @@ impl Settings {
     /// was to choose; `croupier-PID` if that is longer than [`NAME_MAX_BYTES`].
     pub fn name_with(&self, bound: Option<&Address>) -> String {
         let of_listener = |first: &Address| match (first, bound) {
-            (Address::Tcp { host, .. }, Some(Address::Tcp { port, .. })) | (Address::Tcp { host, port }, _) => {
+            (Address::Tcp { host, .. }, Some(Address::Tcp { port, .. }))
+            | (Address::Tcp { host, port }, _)
+            | (Address::Fd(_) | Address::Systemd(_), Some(Address::Tcp { host, port })) => {
                 format!("croupier-{host}-{port}")
             }
-            (Address::Unix(path), _) => format!("croupier{}", path.display().to_string().replace('/', "-")),
+            (Address::Unix(path), _) | (Address::Fd(_) | Address::Systemd(_), Some(Address::Unix(path))) => {
+                format!("croupier{}", path.display().to_string().replace('/', "-"))
+            }
+            (Address::Fd(_) | Address::Systemd(_), _) => format!("croupier-{first}").replace('/', "-"),
         };
         let given = self.name.clone().or_else(|| self.listeners.first().map(of_listener));
         given.filter(|name| name.len() <= NAME_MAX_BYTES).unwrap_or_else(|| format!("croupier-{}", std::process::id()))

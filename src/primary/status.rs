@@ -90,6 +90,8 @@ pub struct ListenerStatus {
     pub paused: bool,
     /// A worker has asked for it.
     pub is_asked_for: bool,
+    /// It was declared; otherwise it is there because a worker asked for it.
+    pub declared: bool,
 }
 
 /// Deals of connections that had come back, by reason.

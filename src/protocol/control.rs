@@ -12,6 +12,7 @@
 //!                                             ◀──  {"type":"lane","request":1,"lane":0,...} + deal channel
 //!                                                  or {"type":"refused","request":1,...}
 //!   {"type":"listening","lane":0}             ──▶  connections are dealt from now on
+//!   {"type":"listening_alone",...}            ──▶  on a socket of its own, of which the primary knows nothing
 //!   {"type":"close","lane":0}                 ──▶  no more of them; what is untaken goes to other workers
 //!                                             ◀──  {"type":"disconnect","idle":"close"}     finish, then exit
 //! ```
@@ -44,20 +45,19 @@ pub enum FromWorker {
     Listen {
         /// Chosen by the worker, repeated in the answer.
         request: u32,
-        /// The listener's address as in `--listen`; absent: the first declared one.
-        #[serde(default, skip_serializing_if = "Option::is_none")]
-        address: Option<String>,
-        /// The worker's own bound on untaken connections, if lower than the primary's.
-        #[serde(default, skip_serializing_if = "Option::is_none")]
-        queue_max: Option<u32>,
-        /// The worker's own bound on open connections, if lower than the primary's.
-        #[serde(default, skip_serializing_if = "Option::is_none")]
-        connections_max: Option<u32>,
+        /// Which listener, and how.
+        #[serde(flatten)]
+        wish: ListenWish,
     },
     /// The lane's channel has arrived and is being read.
     Listening {
         /// Which.
         lane: LaneId,
+    },
+    /// The worker accepts from a socket that it has bound itself: it is as ready as it will be.
+    ListeningAlone {
+        /// Where, for people.
+        address: String,
     },
     /// The worker has closed its end of a lane, or is about to.
     Close {
@@ -67,6 +67,31 @@ pub enum FromWorker {
     /// A type that this version does not know.
     #[serde(other)]
     Unknown,
+}
+
+/// What a worker wants to listen on. Whatever is absent is left to the primary.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct ListenWish {
+    /// The address as in `--listen`, with an IP address for a host and an absolute path; absent: the first declared
+    /// listener. Port 0: the n-th such wish of every worker is one listener, with one port of the kernel's choice.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub address: Option<String>,
+    /// The worker's own bound on untaken connections, if lower than the primary's.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub queue_max: Option<u32>,
+    /// The worker's own bound on open connections, if lower than the primary's.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub connections_max: Option<u32>,
+    /// The backlog, if this wish is the first for its address.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub backlog: Option<u32>,
+    /// An IPv6 listener is not to take IPv4 clients.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub ipv6_only: bool,
+    /// The mode of the socket file, if this wish is the first for its path.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub unix_mode: Option<u32>,
 }
 
 /// What the primary says.
@@ -158,7 +183,7 @@ mod tests {
     fn messages_look_on_the_wire_as_documented() {
         let hello = FromWorker::Hello { version: 1, pid: 7, open_files_max: 1024 };
         assert_eq!(encode(&hello), br#"{"type":"hello","version":1,"pid":7,"open_files_max":1024}"#);
-        let listen = FromWorker::Listen { request: 1, address: None, queue_max: None, connections_max: None };
+        let listen = FromWorker::Listen { request: 1, wish: ListenWish::default() };
         assert_eq!(encode(&listen), br#"{"type":"listen","request":1}"#);
         let end = FromPrimary::Disconnect { idle: IdleRule::GiveBack };
         assert_eq!(encode(&end), br#"{"type":"disconnect","idle":"give_back"}"#);
@@ -182,9 +207,11 @@ mod tests {
     proptest! {
         #[test]
         fn any_listen_survives_the_wire(
-            request: u32, address: Option<String>, queue_max: Option<u32>, connections_max: Option<u32>
+            request: u32, address: Option<String>, queue_max: Option<u32>, connections_max: Option<u32>,
+            backlog: Option<u32>, ipv6_only: bool, unix_mode: Option<u32>
         ) {
-            let message = FromWorker::Listen { request, address, queue_max, connections_max };
+            let wish = ListenWish { address, queue_max, connections_max, backlog, ipv6_only, unix_mode };
+            let message = FromWorker::Listen { request, wish };
             prop_assert_eq!(decode(&encode(&message)), Ok(message));
         }
 

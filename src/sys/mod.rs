@@ -9,8 +9,11 @@
 pub mod clock;
 pub mod environment;
 pub mod fd_passing;
+#[cfg(feature = "cli")]
+pub mod inherited;
 pub mod limits;
 #[cfg(feature = "primary")]
 pub mod process;
 pub mod shared_memory;
 pub mod signals;
+pub mod socket_path;

@@ -1,8 +1,11 @@
 //! The listener of a worker: a lane of the primary's listener, or, without a primary, a socket of its own.
 
+use std::fs::Permissions;
 use std::io;
 use std::net::{SocketAddr, ToSocketAddrs};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
 use std::sync::Arc;
 
 use mio::unix::SourceFd;
@@ -13,17 +16,25 @@ use super::connection::{Connection, Stream};
 use super::lane::Lane;
 use super::membership::Worker;
 use crate::protocol::Wait;
+use crate::protocol::control::ListenWish;
 use crate::protocol::scoreboard::Pause;
 use crate::sys::fd_passing;
+use crate::sys::socket_path::SocketPath;
 
 /// How a listener is asked for.
 #[derive(Debug, Clone, Default)]
 pub struct ListenOptions {
-    pub(super) queue_max: Option<u32>,
-    pub(super) connections_max: Option<u32>,
-    reuse_port: bool,
+    queue_max: Option<u32>,
+    connections_max: Option<u32>,
     backlog: Option<u32>,
+    ipv6_only: bool,
+    unix_mode: Option<u32>,
+    exclusive: bool,
+    reuse_port: bool,
 }
+
+/// The backlog of a listener that this process binds itself, if it is not said.
+const BACKLOG: u32 = 4096;
 
 /// Where connections come from. `Send` and `Sync`: any number of threads may accept from one listener.
 ///
@@ -34,6 +45,8 @@ pub struct Listener {
     /// Where it is registered. The primary holds a duplicate of a lane's descriptor, so close(2) alone would leave it
     /// in our epoll for ever: readable, and no longer removable.
     registered: Option<Registry>,
+    /// This process bound it itself although it has a primary: it ends when the primary says so.
+    alone_under: Option<Worker>,
 }
 
 #[derive(Debug)]
@@ -64,40 +77,86 @@ impl ListenOptions {
         self
     }
 
-    /// `SO_REUSEPORT`: several processes bind the same address and the kernel spreads the connections. Alone only.
+    /// A socket of this process's own, of which the primary knows nothing, also under a primary: each worker that asks
+    /// for port 0 gets a port of its own, and a fixed port is in use for the second one.
+    pub fn exclusive(mut self, exclusive: bool) -> Self {
+        self.exclusive = exclusive;
+        self
+    }
+
+    /// `SO_REUSEPORT`: several processes bind the same address and the kernel spreads the connections. As
+    /// [`exclusive`](Self::exclusive) the socket is this process's own.
     pub fn reuse_port(mut self, reuse_port: bool) -> Self {
         self.reuse_port = reuse_port;
         self
     }
 
-    /// The backlog of listen(2). Alone only: under a primary the listener is the primary's.
+    /// The backlog of listen(2), at least 1; the kernel caps it at `net.core.somaxconn`. Under a primary it counts
+    /// for whoever asks for the address first; a declared listener has its own.
     pub fn backlog(mut self, backlog: u32) -> Self {
-        self.backlog = Some(backlog);
+        self.backlog = Some(backlog.max(1));
         self
     }
 
-    /// Listens on `address`: `HOST:PORT`, `[IPV6]:PORT`, `unix:PATH`, or `fd:N`, a listening socket that this
-    /// process inherited.
+    /// A listener on `[::]` is not to take IPv4 clients, and leaves the port of `0.0.0.0` to others. Without it, it
+    /// takes both. A declared listener is as the primary declares it.
+    pub fn ipv6_only(mut self, ipv6_only: bool) -> Self {
+        self.ipv6_only = ipv6_only;
+        self
+    }
+
+    /// The mode of the socket file of a Unix listener, like 0o777; only its permission bits count. Without it the
+    /// umask of whoever binds decides.
+    pub fn unix_mode(mut self, mode: u32) -> Self {
+        self.unix_mode = Some(mode & 0o777);
+        self
+    }
+
+    /// Listens on `address`: `HOST:PORT`, `[IPV6]:PORT`, `unix:PATH`, or `fd:N`, a listening socket that the primary
+    /// inherited and declares, or, alone, this process.
+    ///
+    /// Under a primary the first worker that asks for an address has it bound, later ones share it. Port 0: the n-th
+    /// such listener of each worker is one listener, with one real port. Closing it and asking again at once works.
     ///
     /// # Errors
-    /// Under a primary what it answers: `AddrNotAvailable` if the address is not one of its declared listeners (the
-    /// text lists them). Alone those of getaddrinfo(3), bind(2) and listen(2).
+    /// Under a primary what bind(2) and listen(2) say there (`AddrInUse`, `PermissionDenied`, `AddrNotAvailable` ...;
+    /// asking again later is harmless), and: `AddrInUse` if this process has it already, `PermissionDenied` if the
+    /// primary deals declared listeners only (the text lists them), `EMFILE` above 24 listeners. Alone those of
+    /// getaddrinfo(3), bind(2) and listen(2).
     pub fn bind(&self, address: &str) -> io::Result<Listener> {
         match Worker::from_env()? {
+            Some(worker) if self.exclusive || self.reuse_port => {
+                let mut listener = self.bind_here(address)?;
+                listener.alone_under = Some(worker.clone());
+                worker.say_listening_alone(listener.address())?;
+                Ok(listener)
+            }
             Some(worker) => worker.listen(Some(address), self),
             None => self.bind_here(address),
         }
     }
 
+    /// What the primary is asked for.
+    pub(super) fn wish(&self, address: Option<&str>) -> ListenWish {
+        ListenWish {
+            address: address.map(as_the_primary_sees_it),
+            queue_max: self.queue_max,
+            connections_max: self.connections_max,
+            backlog: self.backlog,
+            ipv6_only: self.ipv6_only,
+            unix_mode: self.unix_mode,
+        }
+    }
+
     fn bind_here(&self, address: &str) -> io::Result<Listener> {
         let source = if let Some(path) = address.strip_prefix("unix:") {
-            Source::Unix(mio::net::UnixListener::bind(path)?)
+            Source::Unix(mio::net::UnixListener::from_std(self.bind_unix(Path::new(path))?))
         } else if let Some(number) = address.strip_prefix("fd:") {
             Source::Tcp(mio::net::TcpListener::from_std(inherited_listener(number)?))
         } else {
             Source::Tcp(mio::net::TcpListener::from_std(self.bind_tcp(address)?))
         };
-        Ok(Listener { source, registered: None })
+        Ok(Listener { source, registered: None, alone_under: None })
     }
 
     fn bind_tcp(&self, address: &str) -> io::Result<std::net::TcpListener> {
@@ -108,10 +167,37 @@ impl ListenOptions {
         if self.reuse_port {
             socket.set_reuse_port(true)?;
         }
+        if address.is_ipv6() {
+            socket.set_only_v6(self.ipv6_only)?;
+        }
         socket.bind(&address.into())?;
-        socket.listen(self.backlog.unwrap_or(4096).min(i32::MAX as u32) as i32)?;
+        socket.listen(self.listen_backlog())?;
         Ok(socket.into())
     }
+
+    fn bind_unix(&self, path: &Path) -> io::Result<std::os::unix::net::UnixListener> {
+        let socket = socket2::Socket::new(socket2::Domain::UNIX, socket2::Type::STREAM.nonblocking(), None)?;
+        socket.bind(&SocketPath::to(path)?.address()?)?;
+        if let Some(mode) = self.unix_mode {
+            std::fs::set_permissions(path, Permissions::from_mode(mode))?;
+        }
+        socket.listen(self.listen_backlog())?;
+        Ok(OwnedFd::from(socket).into())
+    }
+
+    fn listen_backlog(&self) -> i32 {
+        self.backlog.unwrap_or(BACKLOG).min(i32::MAX as u32) as i32
+    }
+}
+
+/// The primary has another working directory, and does not wait for name servers.
+fn as_the_primary_sees_it(address: &str) -> String {
+    if let Some(path) = address.strip_prefix("unix:").filter(|path| !path.is_empty()) {
+        return std::path::absolute(path).map_or(address.into(), |path| format!("unix:{}", path.display()));
+    }
+    let is_inherited = address.starts_with("fd:") || address.starts_with("systemd:");
+    let resolved = if is_inherited { None } else { address.to_socket_addrs().ok().and_then(|mut all| all.next()) };
+    resolved.map_or(address.into(), |it| it.to_string())
 }
 
 fn inherited_listener(number: &str) -> io::Result<std::net::TcpListener> {
@@ -131,7 +217,7 @@ impl Listener {
     }
 
     pub(super) fn from_lane(lane: Arc<Lane>, worker: Worker, address: String) -> Self {
-        Self { source: Source::Lane { lane, worker, address }, registered: None }
+        Self { source: Source::Lane { lane, worker, address }, registered: None, alone_under: None }
     }
 
     /// Sleeps until there is a connection; it blocks. `None`: the listener is closed, and every connection that had
@@ -145,6 +231,7 @@ impl Listener {
             Source::Lane { lane, .. } => take(lane, Wait::Block),
             Source::Tcp(_) | Source::Unix(_) => loop {
                 match self.try_accept() {
+                    Err(error) if error.kind() == io::ErrorKind::WouldBlock && self.is_to_end() => return Ok(None),
                     Err(error) if error.kind() == io::ErrorKind::WouldBlock => self.wait_readable()?,
                     other => break other,
                 }
@@ -222,8 +309,13 @@ impl Listener {
         matches!(self.source, Source::Lane { .. })
     }
 
+    fn is_to_end(&self) -> bool {
+        self.alone_under.as_ref().is_some_and(|worker| worker.drain().is_some())
+    }
+
     fn wait_readable(&self) -> io::Result<()> {
-        let mut fds = [PollFd::new(self.as_fd(), PollFlags::POLLIN)];
+        let mut fds = vec![PollFd::new(self.as_fd(), PollFlags::POLLIN)];
+        fds.extend(self.alone_under.as_ref().map(|worker| PollFd::new(worker.drain_fd(), PollFlags::POLLIN)));
         match poll(&mut fds, PollTimeout::NONE) {
             Ok(_) | Err(nix::errno::Errno::EINTR) => Ok(()),
             Err(error) => Err(error.into()),

@@ -5,12 +5,13 @@
 
 use std::collections::HashMap;
 use std::io;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::mpsc::{Sender, channel};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use mio::Waker;
+use nix::sys::eventfd::{EfdFlags, EventFd};
 
 use super::lane::Lane;
 use super::listener::{ListenOptions, Listener};
@@ -48,6 +49,8 @@ struct Shared {
     slot: Slot,
     generation: u32,
     state: Mutex<State>,
+    /// Written once, never read.
+    drain_signal: EventFd,
 }
 
 #[derive(Debug, Default)]
@@ -121,7 +124,8 @@ impl Worker {
         };
         let board = Scoreboard::open(board)?;
         let state = Mutex::new(State::default());
-        let worker = Worker { shared: Arc::new(Shared { channel, board, id, slot, generation, state }) };
+        let drain_signal = EventFd::from_flags(EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK)?;
+        let worker = Worker { shared: Arc::new(Shared { channel, board, id, slot, generation, state, drain_signal }) };
         let reader = worker.clone();
         std::thread::Builder::new()
             .name("croupier-control".into())
@@ -157,9 +161,10 @@ impl Worker {
     /// primary answers.
     ///
     /// # Errors
-    /// `AddrNotAvailable` if there is no such listener (the text lists those there are), `EMFILE` at the
-    /// [`LANES_MAX`]th listener, `ConnectionAborted` if the primary has gone.
+    /// As [`ListenOptions::bind`] under a primary; `AddrNotAvailable` if none is declared; `ConnectionAborted` if the
+    /// primary has gone.
     pub fn listen(&self, address: Option<&str>, options: &ListenOptions) -> io::Result<Listener> {
+        let wish = options.wish(address);
         let (answers, answer) = channel();
         let request = {
             let mut state = lock(&self.shared.state);
@@ -171,9 +176,7 @@ impl Worker {
             state.questions.insert(request, answers);
             request
         };
-        let (queue_max, connections_max) = (options.queue_max, options.connections_max);
-        let address = address.map(str::to_owned);
-        self.shared.channel.send_blocking(&FromWorker::Listen { request, address, queue_max, connections_max })?;
+        self.shared.channel.send_blocking(&FromWorker::Listen { request, wish })?;
         match answer.recv() {
             Ok(Answer::Lane { lane, address, end }) => {
                 let lane = Arc::new(Lane::new(lane, end, self.shared.board.lane(lane)));
@@ -192,9 +195,18 @@ impl Worker {
         lock(&self.shared.state).drain
     }
 
+    /// Readable once this worker is to finish, and from then on: for programs with an event loop of their own.
+    pub fn drain_fd(&self) -> BorrowedFd<'_> {
+        self.shared.drain_signal.as_fd()
+    }
+
     /// Wakes `waker` when [`drain`](Self::drain) changes.
     pub(super) fn wake_on_drain(&self, waker: Arc<Waker>) {
         lock(&self.shared.state).wakers.push(waker);
+    }
+
+    pub(super) fn say_listening_alone(&self, address: String) -> io::Result<()> {
+        self.shared.channel.send_blocking(&FromWorker::ListeningAlone { address })
     }
 
     pub(super) fn say_close(&self, lane: LaneId) {
@@ -257,6 +269,8 @@ impl Worker {
             state.questions.clear(); // whoever waits for an answer sees its channel close
         }
         state.drain = Some(drain);
+        // Its counter cannot be full.
+        let _ = self.shared.drain_signal.write(1);
         for waker in &state.wakers {
             let _ = waker.wake();
         }

@@ -63,8 +63,13 @@ impl Croupier {
     }
 
     /// A command that becomes, or starts, a primary.
-    pub fn spawn(mut command: Command) -> Self {
-        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
+    pub fn spawn(command: Command) -> Self {
+        Self::spawn_with_stdin(command, Stdio::null())
+    }
+
+    /// The same with a standard input.
+    pub fn spawn_with_stdin(mut command: Command, stdin: Stdio) -> Self {
+        command.stdin(stdin).stdout(Stdio::null()).stderr(Stdio::piped());
         let mut child = command.spawn().unwrap_or_else(|error| panic!("{command:?}: {error}"));
         let log = Log::collect(child.stderr.take().expect("it is piped"));
         Self { child, log }
@@ -229,6 +234,24 @@ pub fn run_after(prelude: &str, options: &[&str]) -> Command {
     let mut command = plain("sh");
     command.args(["-c", &format!("{prelude}; exec \"$0\" \"$@\""), PROGRAM]);
     command.args(["run", "--listen", "127.0.0.1:0"]).args(options);
+    command
+}
+
+/// `croupier run` without a declared listener, unless these options declare one.
+pub fn undeclared(options: &[&str]) -> Command {
+    let mut command = plain(PROGRAM);
+    command.arg("run").args(options);
+    command
+}
+
+/// The same, with its standard input as descriptor 3 and /dev/null as 4, in the way of systemd if there are `names`.
+pub fn undeclared_with_fds(options: &[&str], names: Option<&str>) -> Command {
+    let mut command = plain("sh");
+    command.args(["-c", "exec 3<&0 4</dev/null 0</dev/null; LISTEN_PID=$$ exec \"$0\" \"$@\"", PROGRAM, "run"]);
+    if let Some(names) = names {
+        command.env("LISTEN_FDS", "2").env("LISTEN_FDNAMES", names);
+    }
+    command.args(options);
     command
 }
 

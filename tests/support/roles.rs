@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use croupier::protocol::Wait;
 use croupier::protocol::bootstrap;
-use croupier::protocol::control::{FromPrimary, FromWorker, PACKET_MAX_BYTES, VERSION};
+use croupier::protocol::control::{FromPrimary, FromWorker, ListenWish, PACKET_MAX_BYTES, VERSION};
 use croupier::protocol::control_channel::{ControlChannel, Incoming};
 use croupier::protocol::deal_channel::{Took, WorkerEnd};
 use croupier::protocol::ids::{LaneId, WorkerId};
@@ -218,7 +218,7 @@ pub fn hello_message() -> FromWorker {
 }
 
 pub fn listen_request(request: u32) -> FromWorker {
-    FromWorker::Listen { request, address: None, queue_max: None, connections_max: None }
+    FromWorker::Listen { request, wish: ListenWish::default() }
 }
 
 pub fn receive(channel: &ControlChannel) -> Incoming<FromPrimary> {

@@ -2,6 +2,7 @@
 
 pub mod native;
 
+use crate::protocol::control::ListenWish;
 use crate::protocol::ids::LaneId;
 
 /// What a worker said, in whatever dialect.
@@ -18,6 +19,8 @@ pub enum Said {
     Listen(ListenRequest),
     /// It takes from a lane.
     Listening(LaneId),
+    /// It accepts from a socket of its own, there.
+    ListeningAlone(String),
     /// It has closed its end of a lane.
     Close(LaneId),
     /// Something that this version does not know; nothing follows from it.
@@ -33,10 +36,6 @@ pub enum Said {
 pub struct ListenRequest {
     /// To be repeated in the answer.
     pub request: u32,
-    /// Which listener; `None`: the first declared one.
-    pub address: Option<String>,
-    /// The worker's own bound on untaken connections.
-    pub queue_max: Option<u32>,
-    /// The worker's own bound on open connections.
-    pub connections_max: Option<u32>,
+    /// Which listener, and how.
+    pub wish: ListenWish,
 }

@@ -99,9 +99,8 @@ fn said(message: FromWorker) -> Said {
              build it with the library of this release"
         )),
         FromWorker::Hello { pid, open_files_max, .. } => Said::Hello { pid, open_files_max },
-        FromWorker::Listen { request, address, queue_max, connections_max } => {
-            Said::Listen(ListenRequest { request, address, queue_max, connections_max })
-        }
+        FromWorker::Listen { request, wish } => Said::Listen(ListenRequest { request, wish }),
+        FromWorker::ListeningAlone { address } => Said::ListeningAlone(address),
         FromWorker::Listening { lane } => Said::Listening(lane),
         FromWorker::Close { lane } => Said::Close(lane),
         FromWorker::Unknown => Said::Unknown,

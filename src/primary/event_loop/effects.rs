@@ -199,7 +199,9 @@ impl Primary {
                 listener.returned.inherit_untaken(retained, (id, lane_id), now);
             }
         }
+        self.note_deserted();
         let idle = if others_everywhere { idle } else { IdleRule::Close };
+        let Some(worker) = self.workers.get_mut(id) else { return };
         if !hears || worker.dialect.disconnect(idle).is_err() {
             self.terminate(id);
         }
@@ -295,6 +297,7 @@ impl Primary {
         }
         let Some(mut worker) = self.workers.remove(id) else { return };
         let figures = self.bring_back(&mut worker);
+        self.note_deserted();
         let (pid, state) = (worker.process.pid(), worker.state().name());
         if worker.ready_since.is_none() {
             let exited = || format!("it exited before it listened ({exit})");

@@ -12,7 +12,7 @@ use super::commands::{Answer, Inbox, Refused};
 use super::dealing::{self, Stopped};
 use super::dialect::native::Buffer;
 use super::lifecycle;
-use super::listeners::{BindError, Listener};
+use super::listeners::{BindError, Counters, Listener};
 use super::reexec::{CarriedSocket, Trial};
 use super::settings::{Settings, WORKERS_MAX};
 use super::supervisor::{Event, Outcome, Stop, Supervisor};
@@ -28,6 +28,7 @@ mod coming_back;
 mod commands;
 mod conversation;
 mod effects;
+mod listening;
 mod report;
 mod token;
 mod upgrade;
@@ -47,7 +48,10 @@ pub struct Primary {
     reload_requests: ReloadRequests,
     /// The socket of whoever lets others command this primary, kept for the next image.
     control: Option<CarriedSocket>,
+    /// A lane knows its listener by its index, so a closed one stays until no lane does.
     listeners: Vec<Listener>,
+    /// What happened on listeners that are gone.
+    retired: Counters,
     workers: Register,
     supervisor: Supervisor,
     /// Connections accepted so far.
@@ -105,11 +109,8 @@ impl Primary {
     /// [`StartError`]; what was bound is released again.
     pub fn bind(settings: Settings) -> Result<Self, StartError> {
         let mut primary = Self::new(settings, Poll::new()?)?;
-        for address in &primary.settings.listeners {
-            let mut listener = Listener::bind(address, primary.settings.backlog)?;
-            let token = Source::Listener(primary.listeners.len()).token();
-            listener.register(primary.poll.registry(), token)?;
-            primary.listeners.push(listener);
+        for address in primary.settings.listeners.clone() {
+            primary.declare(&address)?;
         }
         primary.name = primary.settings.name_with(primary.listeners.first().map(Listener::address));
         Ok(primary)
@@ -130,6 +131,7 @@ impl Primary {
             poll,
             signals: None,
             listeners: Vec::new(),
+            retired: Counters::default(),
             workers: Register::default(),
             sequence: 0,
             started_at: now,
@@ -160,9 +162,9 @@ impl Primary {
         &self.name
     }
 
-    /// The real addresses of the listeners.
+    /// The real addresses of the declared listeners.
     pub fn addresses(&self) -> impl Iterator<Item = &Address> {
-        self.listeners.iter().map(Listener::address)
+        self.listeners.iter().filter(|listener| listener.is_declared()).map(Listener::address)
     }
 
     /// Obeys these signals as `OPERATIONS` says: TERM and QUIT stop gracefully, INT too and the second one fast.
@@ -220,7 +222,14 @@ impl Primary {
         let redeal_timeout = self.settings.redeal_timeout;
         let of_listeners = self.listeners.iter().filter_map(|listener| listener.deadline(redeal_timeout));
         let trial = self.trial.as_ref().map(|trial| trial.deadline);
-        let others = [self.supervisor.deadline(), self.unasked_at, self.next_look, self.next_due_look, trial];
+        let others = [
+            self.supervisor.deadline(),
+            self.unasked_at,
+            self.next_look,
+            self.next_due_look,
+            self.deserted_deadline(),
+            trial,
+        ];
         let due = of_listeners.chain(others.into_iter().flatten()).min()?;
         Some(due.since(Monotonic::now()))
     }
@@ -232,7 +241,7 @@ impl Primary {
         }
         if self.unasked_at.is_some_and(|at| now >= at) {
             self.unasked_at = None;
-            for listener in self.listeners.iter().filter(|listener| !listener.is_asked_for) {
+            for listener in self.listeners.iter().filter(|it| it.is_declared() && !it.is_asked_for) {
                 let command = self.settings.command.display();
                 log::warn!(
                     "listener={} no worker has asked for it [clients wait]: does `{command}` listen there?",
@@ -251,6 +260,9 @@ impl Primary {
         }
         if self.next_due_look.is_some_and(|at| now >= at) {
             self.look_for_due(now);
+        }
+        if self.deserted_deadline().is_some_and(|at| now >= at) {
+            self.close_deserted(now);
         }
     }
 

@@ -12,7 +12,10 @@ use crate::protocol::time::Monotonic;
 impl Primary {
     pub(super) fn status(&self) -> Status {
         let now = Monotonic::now();
-        let listeners: Vec<ListenerStatus> = self.listeners.iter().map(of_listener).collect();
+        let listeners: Vec<ListenerStatus> =
+            self.listeners.iter().filter(|it| !it.is_gone()).map(of_listener).collect();
+        let mut sum = self.retired;
+        self.listeners.iter().for_each(|listener| sum += listener.counters);
         let of_worker = |worker: &Worker| of_worker(worker, self.workers.restarts(worker.slot), now);
         Status {
             name: self.name.clone(),
@@ -26,9 +29,9 @@ impl Primary {
             workers_wanted: self.supervisor.worker_count(),
             workers: self.workers.iter().map(of_worker).collect(),
             counters: Counters {
-                accepted: listeners.iter().map(|listener| listener.accepted).sum(),
-                dealt: listeners.iter().map(|listener| listener.dealt).sum(),
-                redealt: self.listeners.iter().flat_map(|listener| listener.counters.redealt).sum(),
+                accepted: sum.accepted,
+                dealt: sum.dealt,
+                redealt: sum.redealt.iter().sum(),
                 workers_started: self.workers.started_count(),
                 workers_ended: self.workers.started_count() - self.workers.iter().count() as u64,
             },
@@ -82,5 +85,6 @@ fn of_listener(listener: &Listener) -> ListenerStatus {
         returned: listener.returned.held_count() as u64,
         paused: listener.is_resting(),
         is_asked_for: listener.is_asked_for,
+        declared: listener.is_declared(),
     }
 }

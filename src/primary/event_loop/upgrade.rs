@@ -32,6 +32,7 @@ impl Primary {
         primary.supervisor = state.supervisor;
         primary.supervisor.set_plan(primary.settings.plan);
         primary.listeners = state.listeners.into_iter().map(Listener::restore).collect::<io::Result<_>>()?;
+        primary.retired = state.retired;
         primary.workers = Register::restore(state.workers, state.last_id, state.slot_starts)?;
         primary.register_everything()?;
         primary.has_begun = true;
@@ -130,6 +131,7 @@ impl Primary {
             open_files: self.settings.command.open_files,
             supervisor: self.supervisor.clone(),
             listeners: self.listeners.iter().map(|listener| listener.save(&mut baggage)).collect(),
+            retired: self.retired,
             workers: self.workers.save(&mut baggage),
         };
         (state, baggage)

@@ -17,7 +17,7 @@ use crate::sys::environment;
 use crate::sys::limits::OpenFiles;
 
 /// The version of this layout. A new image that does not know it does not take over.
-pub const STATE_VERSION: u32 = 1;
+pub const STATE_VERSION: u32 = 2;
 
 /// The variable that names the descriptor of the state.
 const STATE: &str = "CROUPIER_STATE";
@@ -51,6 +51,8 @@ pub struct State {
     pub supervisor: Supervisor,
     /// The listeners, in the order in which lanes count them.
     pub listeners: Vec<listeners::Saved>,
+    /// What happened on listeners that are gone.
+    pub retired: listeners::Counters,
     /// The workers.
     pub workers: Vec<workers::Saved>,
 }

@@ -352,6 +352,16 @@ impl Supervisor {
         }
     }
 
+    /// Whether a worker is on its way that has not listened yet.
+    pub fn awaits_anyone(&self) -> bool {
+        let is_on_its_way = |seat: &Seat| match seat.occupant {
+            Occupant::Vacant { .. } | Occupant::Requested | Occupant::Starting { .. } => true,
+            Occupant::TimedOut { .. } | Occupant::Disconnected { .. } | Occupant::Killed { .. } => true,
+            Occupant::Ready { .. } | Occupant::Done => seat.incoming.is_some(),
+        };
+        self.is_running() && self.slots.iter().any(is_on_its_way)
+    }
+
     /// No stop is under way (or it has not begun to show yet).
     pub fn is_running(&self) -> bool {
         matches!(self.phase, Phase::Running | Phase::Delaying { .. })

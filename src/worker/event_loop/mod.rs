@@ -239,11 +239,8 @@ impl<S: Server> EventLoop<S> {
                 return true;
             }
             log::info!("signal={signal} [draining]");
-            for listening in &mut self.listeners {
-                match listening {
-                    Some(listening) if listening.listener.is_dealt() => listening.listener.close(),
-                    own => *own = None,
-                }
+            for listening in self.listeners.iter().flatten() {
+                listening.listener.close();
             }
             let is_dealt = self.worker.is_some();
             self.start_draining(if is_dealt { IdleRule::GiveBack } else { IdleRule::Close });
@@ -262,6 +259,10 @@ impl<S: Server> EventLoop<S> {
     fn start_draining(&mut self, idle: IdleRule) {
         self.draining = true;
         self.idle = idle;
+        // A lane ends after what is queued in it. A socket of this process's own ends here.
+        for listening in self.listeners.iter_mut().filter(|it| it.as_ref().is_some_and(|it| !it.listener.is_dealt())) {
+            *listening = None;
+        }
         self.settle_all();
     }
 

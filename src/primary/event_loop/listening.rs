@@ -1,0 +1,369 @@
+//! What workers listen on: their lanes, and the listeners that are made because a worker asks, and closed after the
+//! last one.
+//!
+//! The first worker that asks for an address has it bound, later ones share it. It is closed when the last one says
+//! that it closes it. If the last one only died or drains, its replacement is given the time to ask again: clients
+//! wait in the backlog meanwhile. Declared listeners stay whatever workers do.
+
+use std::io;
+use std::os::fd::{AsFd, AsRawFd};
+use std::time::Duration;
+
+use mio::Interest;
+use mio::unix::SourceFd;
+use nix::errno::Errno;
+
+use super::conversation::echo;
+use super::token::Source;
+use super::{Primary, UNASKED_AFTER};
+use crate::primary::address::Address;
+use crate::primary::dialect::ListenRequest;
+use crate::primary::lanes::Phase;
+use crate::primary::lifecycle::{self, State};
+use crate::primary::listeners::{BindError, Listener};
+use crate::primary::room::Bounds;
+use crate::primary::settings::{BindOptions, Inherited, LISTENERS_MAX, OPEN_FILES_RESERVED};
+use crate::primary::supervisor::Event;
+use crate::protocol::control::ListenWish;
+use crate::protocol::deal_channel;
+use crate::protocol::ids::{LaneId, WorkerId};
+use crate::protocol::scoreboard::LANES_MAX;
+use crate::protocol::time::Monotonic;
+use crate::sys::fd_passing;
+
+/// How long a listener on which nobody listens any more is kept for a replacement that is ready already.
+const DESERTED_FOR: Duration = Duration::from_secs(2);
+
+/// Why a worker does not get a lane.
+struct Refusal {
+    errno: Errno,
+    reason: String,
+}
+
+fn refusal<T>(errno: Errno, reason: impl Into<String>) -> Result<T, Refusal> {
+    Err(Refusal { errno, reason: reason.into() })
+}
+
+impl Primary {
+    /// Binds a listener that is there before any worker runs.
+    pub(super) fn declare(&mut self, address: &Address) -> Result<(), BindError> {
+        let inherited = |is_it: &dyn Fn(&Inherited) -> bool| {
+            let found = self.settings.inherited.iter().find(|it| is_it(it)).map(|it| it.fd);
+            let fd = found.ok_or_else(|| io::Error::from_raw_os_error(nix::libc::EBADF)).and_then(fd_passing::adopt_fd);
+            fd.map_err(|error| BindError::new(address, error))
+        };
+        let listener = match address {
+            Address::Tcp { .. } | Address::Unix(_) => Listener::bind(address, &self.settings.bind)?,
+            Address::Fd(number) => Listener::inherit(address, inherited(&|it| it.fd == *number)?)?,
+            Address::Systemd(name) => Listener::inherit(address, inherited(&|it| it.name.as_ref() == Some(name))?)?,
+        };
+        self.add_listener(listener.declared()).map_err(|error| BindError::new(address, error))?;
+        Ok(())
+    }
+
+    fn add_listener(&mut self, mut listener: Listener) -> io::Result<usize> {
+        let vacant = self.vacant_place();
+        let index = vacant.unwrap_or(self.listeners.len());
+        listener.register(self.poll.registry(), Source::Listener(index).token())?;
+        match vacant {
+            Some(index) => {
+                let old = std::mem::replace(&mut self.listeners[index], listener);
+                self.retired += old.counters;
+            }
+            None => self.listeners.push(listener),
+        }
+        Ok(index)
+    }
+
+    /// The place of a listener that is closed, and that no lane knows any more.
+    fn vacant_place(&self) -> Option<usize> {
+        let is_known = |index: usize| self.lanes_of(index).next().is_some();
+        (0..self.listeners.len()).find(|index| self.listeners[*index].is_gone() && !is_known(*index))
+    }
+
+    /// All lanes of a listener, those that have ended included.
+    fn lanes_of(&self, index: usize) -> impl Iterator<Item = (WorkerId, Phase)> {
+        let of_all = self.workers.iter().flat_map(|worker| worker.lanes().map(|(_, lane)| (worker.id, lane)));
+        of_all.filter(move |(_, lane)| lane.listener == index).map(|(id, lane)| (id, lane.phase()))
+    }
+
+    fn has_lane(&self, id: WorkerId, index: usize) -> bool {
+        self.lanes_of(index).any(|(worker, phase)| worker == id && phase != Phase::Ended)
+    }
+
+    pub(super) fn listen(&mut self, id: WorkerId, wanted: &ListenRequest) {
+        let Some(worker) = self.workers.get(id) else { return };
+        if !worker.state().hears() {
+            return self.end_worker(id, "it asked to listen before it said hello");
+        }
+        let granted = self.find_or_make(id, &wanted.wish).and_then(|index| self.open_lane(id, index, wanted));
+        let Err(Refusal { errno, reason }) = granted else { return };
+        let Some(worker) = self.workers.get(id) else { return };
+        log::warn!("worker={id} may not listen: {reason}");
+        if let Err(error) = worker.dialect.refuse(wanted.request, errno as i32, reason) {
+            self.cannot_answer(id, &error);
+        }
+    }
+
+    fn find_or_make(&mut self, id: WorkerId, wish: &ListenWish) -> Result<usize, Refusal> {
+        let Some(text) = &wish.address else {
+            let first = self.listeners.iter().position(|it| it.is_declared() && !it.is_closed());
+            let none = || Refusal { errno: Errno::EADDRNOTAVAIL, reason: "no listener is declared: name one".into() };
+            return self.unless_it_has_it(id, first.ok_or_else(none)?);
+        };
+        let address: Address = match text.parse() {
+            Ok(address) => address,
+            Err(error) => return refusal(Errno::EINVAL, echo(&format!("{error}"))),
+        };
+        let meant = (0..self.listeners.len()).filter(|it| self.listeners[*it].answers_to(&address, wish.ipv6_only));
+        let meant: Vec<usize> = meant.collect();
+        let is_any_port = matches!(address, Address::Tcp { port: 0, .. });
+        match meant.iter().find(|index| !self.has_lane(id, **index)) {
+            Some(index) => Ok(*index),
+            None if is_any_port || meant.is_empty() => self.make(id, &address, wish),
+            None => self.unless_it_has_it(id, meant[0]),
+        }
+    }
+
+    fn unless_it_has_it(&self, id: WorkerId, index: usize) -> Result<usize, Refusal> {
+        if self.has_lane(id, index) {
+            let address = self.listeners[index].address();
+            return refusal(Errno::EADDRINUSE, format!("this worker listens on {address} already"));
+        }
+        Ok(index)
+    }
+
+    /// Binds what a worker asks for.
+    fn make(&mut self, id: WorkerId, address: &Address, wish: &ListenWish) -> Result<usize, Refusal> {
+        let declared = || {
+            let declared = self.listeners.iter().filter(|it| it.is_declared() && !it.is_closed());
+            declared.map(|it| it.address().to_string()).collect::<Vec<_>>().join(" ")
+        };
+        let name = echo(&address.to_string());
+        if self.settings.declared_only {
+            return refusal(
+                Errno::EACCES,
+                format!("{name} is not declared (--declared-only); --listen declares {}", declared()),
+            );
+        }
+        if self.supervisor.is_stopping() {
+            return refusal(Errno::ESHUTDOWN, "croupier is stopping");
+        }
+        match address {
+            Address::Fd(_) | Address::Systemd(_) => {
+                return refusal(Errno::EBADF, format!("{name} is not declared; --listen declares {}", declared()));
+            }
+            // Asking a name server would stop the one loop.
+            Address::Tcp { .. } if address.socket_addr().is_none() => {
+                return refusal(Errno::EINVAL, format!("{name} is not declared: ask for its IP address"));
+            }
+            Address::Tcp { .. } | Address::Unix(_) => {}
+        }
+        if self.listeners.iter().filter(|it| !it.is_declared() && !it.is_closed()).count() >= LISTENERS_MAX {
+            return refusal(Errno::ENFILE, format!("workers have {LISTENERS_MAX} listeners already"));
+        }
+        // An inherited umask is no reason to be stricter or laxer than the worker asks.
+        let bind = &self.settings.bind;
+        let options = BindOptions {
+            backlog: wish.backlog.filter(|backlog| *backlog > 0).unwrap_or(bind.backlog),
+            ipv6_only: wish.ipv6_only,
+            unix_mode: wish.unix_mode.map(|mode| mode & 0o777).or(bind.unix_mode),
+        };
+        let listener = match Listener::bind(address, &options) {
+            Ok(listener) => listener,
+            Err(error) => return refusal(Errno::from_raw(error.errno()), echo(&error.plainly())),
+        };
+        log::info!("listener={} bound for worker={id}", listener.address());
+        self.add_listener(listener).map_err(|error| Refusal { errno: Errno::ENFILE, reason: error.to_string() })
+    }
+
+    /// Answers with a new lane of a listener.
+    fn open_lane(&mut self, id: WorkerId, index: usize, wanted: &ListenRequest) -> Result<(), Refusal> {
+        let bounds = self.bounds(id, &wanted.wish);
+        let Some(worker) = self.workers.get_mut(id) else { return Ok(()) };
+        let Some(lane_id) = worker.free_lane() else {
+            return refusal(Errno::EMFILE, format!("a worker can have {LANES_MAX} listeners"));
+        };
+        let no_descriptor = |error| Refusal {
+            errno: Errno::ENFILE,
+            reason: format!("the primary has no file descriptor left: {error}"),
+        };
+        let ends = deal_channel::pair().map_err(no_descriptor)?;
+        let token = Source::Deal(id, lane_id).token();
+        let registry = self.poll.registry();
+        registry
+            .register(&mut SourceFd(&ends.0.as_fd().as_raw_fd()), token, Interest::READABLE)
+            .map_err(no_descriptor)?;
+        let listener = &mut self.listeners[index];
+        listener.is_asked_for = true;
+        listener.deserted_since = None;
+        let address = listener.address().to_string();
+        if let Err(error) = worker.dialect.grant(wanted.request, lane_id, address, ends.1.as_fd()) {
+            self.cannot_answer(id, &error);
+            return Ok(());
+        }
+        let is_draining = worker.state() == State::Draining;
+        worker.open_lane(lane_id, index, ends, bounds);
+        if let Some(lane) = worker.lane_mut(lane_id).filter(|_| is_draining) {
+            // Its other lanes were ended when it was told to finish; this one must not keep it.
+            lane.end();
+        }
+        Ok(())
+    }
+
+    /// The primary's bounds, or the worker's where they are lower.
+    fn bounds(&self, id: WorkerId, wish: &ListenWish) -> Bounds {
+        let open_files_max = self.workers.get(id).map_or(0, |worker| worker.open_files_max);
+        let declared_count = self.settings.listeners.len().max(1) as u64;
+        let share = open_files_max.saturating_sub(OPEN_FILES_RESERVED) / declared_count;
+        let connections_max = self.settings.connections_max.unwrap_or(share);
+        let queue_max = u64::from(self.settings.queue_max);
+        Bounds {
+            queue_max: wish.queue_max.map_or(queue_max, |own| queue_max.min(own.into())).max(1),
+            connections_max: wish.connections_max.map_or(connections_max, |own| connections_max.min(own.into())).max(1),
+        }
+    }
+}
+
+impl Primary {
+    /// The worker takes from a lane: connections are dealt to it from now on.
+    pub(super) fn listening(&mut self, id: WorkerId, lane_id: LaneId) {
+        let may_serve = self.supervisor.may_serve(id);
+        let Some(worker) = self.workers.get_mut(id) else { return };
+        let Some(lane) = worker.lane_mut(lane_id) else {
+            return self.end_worker(id, &format!("it listens on lane {lane_id}, which it does not have"));
+        };
+        if !may_serve || !lane.set_listening() {
+            return; // it was told to finish in the meantime, and its seat may be somebody else's
+        }
+        let address = self.listeners[lane.listener].address().to_string();
+        if worker.apply(lifecycle::Event::Listening).is_err() {
+            return self.end_worker(id, "it listens before it said hello");
+        }
+        self.note_ready(id, &address);
+        if self.supervisor.holds_slot(id) {
+            self.seat(id);
+        } else if !self.supervisor.expects(id) {
+            // It was turned away, or replaced, in the meantime: the seat is another's.
+            if let Some(lane) = self.workers.lane_mut(id, lane_id) {
+                lane.end();
+            }
+        }
+    }
+
+    /// The worker has bound a socket itself. There is nothing to deal, but it is ready.
+    pub(super) fn listening_alone(&mut self, id: WorkerId, address: &str) {
+        let Some(worker) = self.workers.get_mut(id) else { return };
+        if worker.apply(lifecycle::Event::Listening).is_err() {
+            return self.end_worker(id, "it listens before it said hello");
+        }
+        self.note_ready(id, &format!("{address} (a socket of its own)"));
+    }
+
+    fn note_ready(&mut self, id: WorkerId, address: &str) {
+        let Some(worker) = self.workers.get_mut(id) else { return };
+        if worker.ready_since.is_some() || worker.has_exited {
+            return;
+        }
+        let now = Monotonic::now();
+        worker.ready_since = Some(now);
+        log::info!("worker={id} pid={} listening on {address}", worker.process.pid());
+        if self.unasked_at.is_none() && id.0 <= self.settings.plan.worker_count {
+            self.unasked_at = Some(now + UNASKED_AFTER);
+        }
+        self.decide(Event::Ready(id));
+    }
+
+    /// A worker gets its seats in the rotations, wherever it listens. Whoever sat there has been replaced.
+    pub(super) fn seat(&mut self, id: WorkerId) {
+        let Some(worker) = self.workers.get_mut(id).filter(|worker| worker.state() == State::Ready) else { return };
+        let slot = worker.slot.0 as usize;
+        for lane_id in worker.lane_ids() {
+            if let Some(lane) = worker.lane_mut(lane_id).filter(|lane| lane.phase() == Phase::Listening)
+                && !lane.stall.is_probed()
+            {
+                self.listeners[lane.listener].seat(slot, id, lane_id);
+            }
+        }
+        for lane_id in self.workers.get(id).map(|worker| worker.lane_ids()).unwrap_or_default() {
+            self.look_for_room(id, lane_id);
+        }
+    }
+
+    /// The worker says that it takes no more from a lane. If it was the last one on a listener that is there for
+    /// workers only, the listener closes with it.
+    pub(super) fn close_lane_as_told(&mut self, id: WorkerId, lane_id: LaneId) {
+        let Some(lane) = self.workers.lane_mut(id, lane_id) else { return };
+        let (index, had_ended) = (lane.listener, lane.phase() == Phase::Ended);
+        self.close_lane(id, lane_id);
+        if !had_ended && !self.anyone_listens(index) {
+            self.close_if_made_for_workers(index);
+        }
+    }
+
+    /// The lane ends, and what is untaken goes to others.
+    fn close_lane(&mut self, id: WorkerId, lane_id: LaneId) {
+        let Some(worker) = self.workers.get_mut(id) else { return };
+        let slot = worker.slot.0 as usize;
+        let Some(lane) = worker.lane_mut(lane_id) else { return };
+        let listener = &mut self.listeners[lane.listener];
+        listener.unseat(slot, id, lane_id);
+        lane.end();
+        if let Some(retained) = lane.take_retained() {
+            listener.returned.inherit_untaken(retained, (id, lane_id), Monotonic::now());
+        }
+        if !worker.listens() && worker.apply(lifecycle::Event::LastClosed).is_err() {
+            self.end_worker(id, "it closed a lane before it said hello");
+        }
+    }
+
+    pub(super) fn close_lanes(&mut self, id: WorkerId) {
+        let lanes = self.workers.get(id).map(|worker| worker.lane_ids()).unwrap_or_default();
+        for lane in lanes {
+            self.close_lane(id, lane);
+        }
+        self.note_deserted();
+    }
+
+    fn anyone_listens(&self, index: usize) -> bool {
+        self.lanes_of(index).any(|(_, phase)| phase != Phase::Ended)
+    }
+
+    /// Workers have died or drain: notes on which listeners nobody listens now.
+    pub(super) fn note_deserted(&mut self) {
+        let now = Monotonic::now();
+        for index in 0..self.listeners.len() {
+            let listener = &self.listeners[index];
+            if !listener.is_declared() && !listener.is_closed() && !self.anyone_listens(index) {
+                self.listeners[index].deserted_since.get_or_insert(now);
+            }
+        }
+    }
+
+    /// When somebody is to [look](Self::close_deserted) for deserted listeners.
+    pub(super) fn deserted_deadline(&self) -> Option<Monotonic> {
+        self.listeners.iter().filter_map(|listener| listener.deserted_since).min().map(|since| since + DESERTED_FOR)
+    }
+
+    /// Closes listeners to which nobody came back, unless a worker is still on its way.
+    pub(super) fn close_deserted(&mut self, now: Monotonic) {
+        let someone_comes = self.supervisor.awaits_anyone();
+        for index in 0..self.listeners.len() {
+            match self.listeners[index].deserted_since {
+                Some(since) if now < since + DESERTED_FOR => {}
+                Some(_) if someone_comes => self.listeners[index].deserted_since = Some(now),
+                Some(_) => self.close_if_made_for_workers(index),
+                None => {}
+            }
+        }
+    }
+
+    fn close_if_made_for_workers(&mut self, index: usize) {
+        let listener = &mut self.listeners[index];
+        if listener.is_declared() || listener.is_closed() {
+            return;
+        }
+        let dropped = listener.close();
+        log::info!("listener={} closed: no worker listens there [connections={dropped} ended]", listener.address());
+    }
+}

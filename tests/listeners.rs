@@ -1,0 +1,488 @@
+//! Listeners that workers ask for: who shares one, when it is bound and closed, what bind(2) says there, Unix paths,
+//! inherited sockets, and sockets of a worker's own.
+
+#![cfg(feature = "cli")]
+
+mod support;
+
+use std::collections::BTreeMap;
+use std::net::{TcpListener, TcpStream};
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::net::UnixListener;
+use std::sync::Arc;
+
+use croupier::worker::{ListenOptions, Listener, Worker};
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use support::http::{self, Client};
+use support::roles::{self, say};
+use support::{Croupier, Directory};
+
+/// What the worker is to do, one thing per line: see [`obey`].
+const SCRIPT: &str = "CROUPIER_TEST_SCRIPT";
+/// Where it looks for the files that it waits for.
+const PLACE: &str = "CROUPIER_TEST_PLACE";
+
+#[test]
+fn worker_with_script() {
+    if roles::plays("worker_with_script") {
+        let worker = roles::join();
+        let mut open = BTreeMap::new();
+        for line in roles::variable(SCRIPT).lines() {
+            obey(&worker, &mut open, &line.split_whitespace().collect::<Vec<_>>());
+        }
+        let mut fds = [PollFd::new(worker.drain_fd(), PollFlags::POLLIN)];
+        poll(&mut fds, PollTimeout::NONE).unwrap();
+        for (_, (_, thread)) in open {
+            thread.join().unwrap();
+        }
+        std::process::exit(0); // before the test harness says how well it went
+    }
+}
+
+type Open = BTreeMap<String, (Arc<Listener>, std::thread::JoinHandle<()>)>;
+
+/// `listen NAME ADDRESS [OPTION ...]` listens and answers every request there with `ID NAME`, or says why not;
+/// `close NAME`; `wait FILE` until the test has made it; `only ID WORD ...` does it if this is that worker.
+fn obey(worker: &Worker, open: &mut Open, words: &[&str]) {
+    let id = worker.id();
+    match words {
+        ["only", who, rest @ ..] if *who == id.to_string() => obey(worker, open, rest),
+        ["only", ..] | [] => {}
+        ["listen", name, address, options @ ..] => {
+            let options = options.iter().fold(ListenOptions::new(), |all, option| match option.split_once('=') {
+                Some(("backlog", number)) => all.backlog(number.parse().unwrap()),
+                Some(("mode", mode)) => all.unix_mode(u32::from_str_radix(mode, 8).unwrap()),
+                Some(("connections", number)) => all.connections_max(number.parse().unwrap()),
+                _ if *option == "exclusive" => all.exclusive(true),
+                _ if *option == "reuse_port" => all.reuse_port(true),
+                _ if *option == "ipv6_only" => all.ipv6_only(true),
+                _ => panic!("no such option: {option}"),
+            });
+            match options.bind(address) {
+                Ok(listener) => {
+                    let listener = Arc::new(listener);
+                    let (own, text) = (listener.clone(), format!("{id} {name}"));
+                    let thread = std::thread::spawn(move || {
+                        while let Some(connection) = own.accept().unwrap() {
+                            let _ = http::answer(&connection, &text);
+                        }
+                    });
+                    say(&format!("worker {id}: {name} is {}", listener.address()));
+                    open.insert((*name).to_owned(), (listener, thread));
+                }
+                Err(error) => say(&format!("worker {id}: {name} failed {:?}: {error}", error.kind())),
+            }
+        }
+        ["close", name] => {
+            let (listener, thread) = open.remove(*name).unwrap();
+            listener.close();
+            thread.join().unwrap();
+            say(&format!("worker {id}: {name} closed"));
+        }
+        ["wait", file] => {
+            let file = format!("{}/{file}", roles::variable(PLACE));
+            while !std::path::Path::new(&file).exists() {
+                std::thread::sleep(std::time::Duration::from_millis(1));
+            }
+        }
+        _ => panic!("no such thing to do: {words:?}"),
+    }
+}
+
+/// A primary without declared listeners, whose workers follow a script.
+struct Scripted {
+    croupier: Croupier,
+    place: Directory,
+}
+
+impl Scripted {
+    fn start(options: &[&str], script: &str) -> Self {
+        let place = Directory::new();
+        let run = support::undeclared(options);
+        Self { croupier: Croupier::spawn(scripted(run, &place, script)), place }
+    }
+
+    /// Makes the file that the script waits for.
+    fn go_on(&self, file: &str) {
+        std::fs::write(self.place.file(file), "").unwrap();
+    }
+
+    /// The address of listener `name`, once `count` workers have it: all of them the same.
+    #[track_caller]
+    fn address(&self, name: &str, count: usize) -> String {
+        let addresses = self.addresses(name, count);
+        assert!(addresses.iter().all(|address| *address == addresses[0]), "{addresses:?}");
+        addresses[0].clone()
+    }
+
+    #[track_caller]
+    fn addresses(&self, name: &str, count: usize) -> Vec<String> {
+        let lines = self.croupier.log().wait_for_count(&format!(": {name} is "), count);
+        lines.iter().map(|line| line.rsplit(' ').next().unwrap().to_owned()).collect()
+    }
+
+    #[track_caller]
+    fn says(&self, what: &str) -> String {
+        self.croupier.log().wait_for(what)
+    }
+
+    /// Ends it; every worker must have ended well.
+    #[track_caller]
+    fn end(mut self) {
+        assert_eq!(self.croupier.terminate(), Some(0));
+    }
+}
+
+fn scripted(mut run: std::process::Command, place: &Directory, script: &str) -> std::process::Command {
+    let role = "worker_with_script";
+    run.arg(format!("--env={}={role}", roles::ROLE));
+    run.arg(format!("--env={SCRIPT}={script}")).arg(format!("--env={PLACE}={}", place.path().display()));
+    run.arg("--").args(roles::command(role));
+    run
+}
+
+/// The body of an answer from `address`.
+#[track_caller]
+fn ask(address: &str) -> String {
+    who(&http::get(address).unwrap_or_else(|error| panic!("{address}: {error}")))
+}
+
+fn who(response: &http::Response) -> String {
+    response.body.trim().trim_start_matches("hello from worker ").to_owned()
+}
+
+#[track_caller]
+fn assert_nobody_listens(address: &str) {
+    let error = TcpStream::connect(address).unwrap_err();
+    assert_eq!(error.kind(), std::io::ErrorKind::ConnectionRefused);
+}
+
+fn kill_9(pid: i32) {
+    support::processes::send(pid, nix::sys::signal::Signal::SIGKILL);
+}
+
+/// The backlog of the listener on `address`, as the kernel tells it.
+fn backlog_of(address: &str) -> u32 {
+    let port = address.rsplit(':').next().unwrap();
+    let ss = std::process::Command::new("ss").args(["-Hltn", &format!("sport = :{port}")]).output().unwrap();
+    let line = String::from_utf8(ss.stdout).unwrap();
+    line.split_whitespace().nth(2).unwrap_or_else(|| panic!("ss says {line:?}")).parse().unwrap()
+}
+
+/// A port that was free a moment ago.
+fn free_port() -> u16 {
+    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
+}
+
+#[test]
+fn two_ports_of_the_kernels_choice_are_two_listeners_of_all_eight_workers() {
+    let scripted = Scripted::start(&["--workers", "8"], "listen a 127.0.0.1:0\nlisten b 127.0.0.1:0");
+    let (a, b) = (scripted.address("a", 8), scripted.address("b", 8));
+    assert_ne!(a, b);
+    assert!(!a.ends_with(":0") && !b.ends_with(":0"));
+    for (address, name) in [(&a, "a"), (&b, "b")] {
+        let mut answers: Vec<String> = (0..8).map(|_| ask(address)).collect();
+        answers.sort();
+        let all: Vec<String> = (1..=8).map(|id| format!("{id} {name}")).collect();
+        assert_eq!(answers, all);
+    }
+    scripted.end();
+}
+
+#[test]
+fn the_number_that_port_0_became_is_the_same_listener() {
+    let script = "only 1 listen a 127.0.0.1:0\nwait port\nonly 2 listen b 127.0.0.1:PORT";
+    let port = free_port();
+    let script = script.replace("127.0.0.1:0", &format!("127.0.0.1:{port}")).replace("PORT", &port.to_string());
+    let scripted = Scripted::start(&["--workers", "2"], &script);
+    let a = scripted.address("a", 1);
+    scripted.go_on("port");
+    assert_eq!(scripted.address("b", 1), a);
+    assert_ne!(ask(&a), ask(&a));
+    scripted.end();
+}
+
+#[test]
+fn closing_and_listening_again_at_once_works_and_the_last_close_frees_the_port() {
+    let port = free_port();
+    let address = format!("127.0.0.1:{port}");
+    let script = format!(
+        "listen a {address}\nclose a\nlisten a {address}\nclose a\nlisten p 127.0.0.1:0\nclose p\n\
+         listen q 127.0.0.1:0\n         wait go\nlisten a {address}"
+    );
+    let scripted = Scripted::start(&["--workers", "1"], &script);
+    scripted.croupier.log().wait_for_count("a closed", 2);
+    let q = scripted.address("q", 1);
+    assert_eq!(ask(&q), "1 q");
+    assert_nobody_listens(&address);
+    drop(TcpListener::bind(&address).unwrap());
+    scripted.go_on("go");
+    scripted.addresses("a", 3);
+    assert_eq!(ask(&address), "1 a");
+    scripted.end();
+}
+
+#[test]
+fn one_worker_closes_and_listens_again_while_the_other_keeps_serving() {
+    let address = format!("127.0.0.1:{}", free_port());
+    let again = format!("only 1 close a\nonly 1 listen a {address}\n").repeat(20);
+    let script = format!("listen a {address}\nwait go\n{again}only 1 listen done 127.0.0.1:0");
+    let scripted = Scripted::start(&["--workers", "2"], &script);
+    scripted.address("a", 2);
+    scripted.go_on("go");
+    let mut asked = 0;
+    while scripted.croupier.log().count(": done is ") == 0 || asked < 200 {
+        assert!(ask(&address).ends_with(" a"));
+        asked += 1;
+    }
+    scripted.end();
+}
+
+#[test]
+fn an_address_in_use_is_an_error_of_that_worker_and_forgotten() {
+    let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = taken.local_addr().unwrap().to_string();
+    let script = format!("listen own 127.0.0.1:0\nlisten a {address}\nwait free\nlisten a {address}");
+    let scripted = Scripted::start(&["--workers", "1"], &script);
+    let line = scripted.says("a failed");
+    assert!(line.contains("AddrInUse") && line.contains(&address), "{line}");
+    assert_eq!(ask(&scripted.address("own", 1)), "1 own");
+    drop(taken);
+    scripted.go_on("free");
+    assert_eq!(scripted.address("a", 1), address);
+    assert_eq!(ask(&address), "1 a");
+    scripted.end();
+}
+
+#[test]
+fn two_primaries_do_not_share_a_port() {
+    let address = format!("127.0.0.1:{}", free_port());
+    let first = Scripted::start(&["--workers", "1"], &format!("listen a {address}"));
+    first.address("a", 1);
+    let second = Scripted::start(&["--workers", "1"], &format!("listen own 127.0.0.1:0\nlisten a {address}"));
+    assert!(second.says("a failed").contains("AddrInUse"));
+    assert_eq!(ask(&address), "1 a");
+    second.end();
+    assert_eq!(ask(&address), "1 a");
+    first.end();
+}
+
+#[test]
+fn every_wrong_wish_is_refused_with_its_reason_and_hurts_nobody() {
+    let many: String = (0..24).map(|index| format!("listen x{index} 127.0.0.1:0\n")).collect();
+    let script = format!(
+        "listen good 127.0.0.1:0\nlisten a 192.0.2.1:0\nlisten b unix:/no/such/directory/s\nlisten c vsock:2:80\n\
+         listen d fd:7\nlisten e systemd:web\nlisten f no.such.host.invalid:80\n\
+         listen g 127.0.0.1:99999\n{many}wait end"
+    );
+    let scripted = Scripted::start(&["--workers", "2"], &script);
+    let good = scripted.address("good", 2);
+    for (name, kind) in [
+        ("a", "AddrNotAvailable"),
+        ("b", "NotFound"),
+        ("c", "InvalidInput"),
+        ("d", "fd:7 is not declared"),
+        ("e", "systemd:web is not declared"),
+        ("f", "no.such.host.invalid:80 is not declared"),
+        ("g", "InvalidInput"),
+        ("x23", "a worker can have 24 listeners"),
+    ] {
+        let lines = scripted.croupier.log().wait_for_count(&format!(": {name} failed"), 2);
+        assert!(lines.iter().all(|line| line.contains(kind)), "{name}: {lines:?}");
+    }
+    assert_ne!(ask(&good), ask(&good), "both serve");
+    drop(scripted);
+}
+
+#[test]
+fn a_listener_outlives_its_last_worker_while_the_replacement_is_on_its_way() {
+    let address = format!("127.0.0.1:{}", free_port());
+    let scripted = Scripted::start(&["--workers", "1"], &format!("only 2 wait come\nlisten a {address}"));
+    scripted.address("a", 1);
+    let first = scripted.croupier.wait_started(1);
+    kill_9(first.pid);
+    scripted.says("worker=2 ");
+    // It waits in the backlog until the second one listens.
+    let mut waiting = Client::connect(&address).unwrap();
+    waiting.send(http::LAST_REQUEST).unwrap();
+    scripted.go_on("come");
+    assert_eq!(who(&waiting.response().unwrap()), "2 a");
+    scripted.end();
+}
+
+#[test]
+fn a_listener_to_which_no_replacement_comes_back_is_closed() {
+    let address = format!("127.0.0.1:{}", free_port());
+    let script = format!("listen own 127.0.0.1:0\nonly 1 listen a {address}");
+    let scripted = Scripted::start(&["--workers", "1"], &script);
+    scripted.address("a", 1);
+    kill_9(scripted.croupier.wait_started(1).pid);
+    scripted.addresses("own", 2);
+    scripted.says(&format!("listener={address} closed"));
+    assert_nobody_listens(&address);
+    scripted.end();
+}
+
+#[test]
+fn the_backlog_is_the_one_that_was_asked_for() {
+    let scripted = Scripted::start(&["--workers", "1"], "listen a 127.0.0.1:0 backlog=7");
+    let address = scripted.address("a", 1);
+    assert_eq!(backlog_of(&address), 7);
+    scripted.end();
+}
+
+#[test]
+fn an_ipv6_only_listener_leaves_the_ipv4_port_free_and_the_other_one_takes_both() {
+    let port = free_port();
+    let only = Scripted::start(&["--workers", "3"], &format!("listen a [::]:{port} ipv6_only"));
+    assert_eq!(only.address("a", 3), format!("[::]:{port}"));
+    let four = TcpListener::bind(("0.0.0.0", port)).unwrap();
+    assert!(ask(&format!("[::1]:{port}")).ends_with(" a"));
+    drop(four);
+    only.end();
+    let both = Scripted::start(&["--workers", "3"], "listen a [::]:0");
+    let port = both.address("a", 3).rsplit(':').next().unwrap().to_owned();
+    assert!(ask(&format!("127.0.0.1:{port}")).ends_with(" a"));
+    assert!(ask(&format!("[::1]:{port}")).ends_with(" a"));
+    both.end();
+}
+
+#[test]
+fn a_socket_of_ones_own_bypasses_the_primary() {
+    let port = free_port();
+    let script = format!(
+        "listen each 127.0.0.1:0 exclusive\nonly 1 listen fixed 127.0.0.1:{port} exclusive\n\
+         only 1 listen up 127.0.0.1:0\n         only 2 wait first\nonly 2 listen fixed 127.0.0.1:{port} exclusive"
+    );
+    let scripted = Scripted::start(&["--workers", "2"], &script);
+    let each = scripted.addresses("each", 2);
+    assert_ne!(each[0], each[1]);
+    assert_ne!(ask(&each[0]), ask(&each[1]));
+    scripted.address("up", 1);
+    scripted.go_on("first");
+    assert!(scripted.says("worker 2: fixed failed").contains("AddrInUse"));
+    assert_eq!(scripted.croupier.log().count("bound for worker"), 1, "the primary was asked once, for `up`");
+    scripted.end();
+    let port = free_port();
+    let shared = Scripted::start(&["--workers", "2"], &format!("listen a 127.0.0.1:{port} reuse_port"));
+    shared.address("a", 2);
+    let mut answers: Vec<String> = (0..100).map(|_| ask(&format!("127.0.0.1:{port}"))).collect();
+    answers.sort();
+    answers.dedup();
+    assert_eq!(answers, ["1 a", "2 a"]);
+    shared.end();
+}
+
+#[test]
+fn a_unix_path_of_any_length_has_the_mode_that_was_asked_for_and_goes_with_its_listener() {
+    let scripted = Scripted::start(
+        &["--workers", "2"],
+        "wait path\nlisten a unix:PLACE mode=777".replace("PLACE", &long_path("a").display().to_string()).as_str(),
+    );
+    let path = long_path("a");
+    std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+    scripted.go_on("path");
+    scripted.address("a", 2);
+    assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o777);
+    let mut answers: Vec<String> = (0..2).map(|_| ask_unix(&path)).collect();
+    answers.sort();
+    assert_eq!(answers, ["1 a", "2 a"]);
+    scripted.end();
+    assert!(!path.exists());
+    std::fs::remove_dir_all(path.parent().unwrap().parent().unwrap()).unwrap();
+}
+
+/// A path that does not fit into `sockaddr_un`.
+fn long_path(name: &str) -> std::path::PathBuf {
+    let top = std::env::temp_dir().join(format!("croupier-test-long-{}", std::process::id()));
+    top.join("x".repeat(120)).join(name)
+}
+
+fn ask_unix(path: &std::path::Path) -> String {
+    // The directory is reached under a name of its own length.
+    let directory = std::fs::File::open(path.parent().unwrap()).unwrap();
+    let way = format!("/proc/self/fd/{}/{}", directory.as_raw_fd(), path.file_name().unwrap().display());
+    let mut client = Client::connect_unix(&way).unwrap();
+    client.send(http::LAST_REQUEST).unwrap();
+    who(&client.response().unwrap())
+}
+
+#[test]
+fn a_socket_file_in_use_is_left_alone_and_one_of_a_dead_owner_is_replaced() {
+    let place = Directory::new();
+    let path = place.file("s");
+    let other = UnixListener::bind(&path).unwrap();
+    let script = format!("listen own 127.0.0.1:0\nlisten a unix:{path}\nwait dead\nlisten a unix:{path}");
+    let scripted = Scripted::start(&["--workers", "1"], &script);
+    assert!(scripted.says("a failed").contains("AddrInUse"));
+    std::os::unix::net::UnixStream::connect(&path).unwrap();
+    other.accept().unwrap();
+    drop(other);
+    scripted.go_on("dead");
+    scripted.address("a", 1);
+    assert_eq!(ask_unix(std::path::Path::new(&path)), "1 a");
+    scripted.end();
+}
+
+#[test]
+fn an_inherited_listener_is_dealt_by_its_number() {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap().to_string();
+    let place = Directory::new();
+    let run = support::undeclared_with_fds(&["--workers", "2", "--listen", "fd:3"], None);
+    let run = scripted(run, &place, "listen a fd:3");
+    let croupier = Croupier::spawn_with_stdin(run, OwnedFd::from(listener).into());
+    let scripted = Scripted { croupier, place };
+    assert_eq!(scripted.address("a", 2), address);
+    assert_ne!(ask(&address), ask(&address));
+    scripted.end();
+}
+
+#[test]
+fn what_systemd_passes_is_declared_by_its_name_or_by_nothing_at_all() {
+    for options in [&["--listen", "systemd:web"][..], &[]] {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap().to_string();
+        let place = Directory::new();
+        let run = support::undeclared_with_fds(&[&["--workers", "1"], options].concat(), Some("web:nothing"));
+        let run = scripted(run, &place, &format!("listen a {address}"));
+        let croupier = Croupier::spawn_with_stdin(run, OwnedFd::from(listener).into());
+        let scripted = Scripted { croupier, place };
+        scripted.address("a", 1);
+        assert_eq!(ask(&address), "1 a");
+        assert_eq!(scripted.croupier.log().count("bound for worker"), 0);
+        let environment = support::processes::environment(scripted.croupier.wait_started(1).pid);
+        assert!(!environment.keys().any(|name| name.starts_with("LISTEN_")), "{environment:?}");
+        scripted.end();
+    }
+}
+
+#[test]
+fn a_reload_keeps_listeners_that_workers_asked_for() {
+    let address = format!("127.0.0.1:{}", free_port());
+    let scripted = Scripted::start(&["--workers", "2"], &format!("listen a {address}"));
+    scripted.address("a", 2);
+    for round in 1..=3 {
+        scripted.croupier.signal(nix::sys::signal::Signal::SIGHUP);
+        while scripted.croupier.log().count("reload done") < round {
+            assert!(ask(&address).ends_with(" a"));
+        }
+    }
+    assert_eq!(scripted.croupier.log().count("bound for worker"), 1);
+    scripted.end();
+}
+
+#[test]
+fn a_listener_that_a_worker_asked_for_survives_an_upgrade() {
+    let address = format!("127.0.0.1:{}", free_port());
+    let scripted = Scripted::start(&["--workers", "2"], &format!("listen a {address}"));
+    scripted.address("a", 2);
+    scripted.croupier.signal(nix::sys::signal::Signal::SIGUSR2);
+    scripted.says("took over");
+    assert_ne!(ask(&address), ask(&address));
+    kill_9(scripted.croupier.wait_started(1).pid);
+    scripted.addresses("a", 3);
+    assert!(ask(&address).ends_with(" a"));
+    scripted.end();
+}
