@@ -5,151 +5,18 @@
 
 mod support;
 
-use std::collections::BTreeMap;
 use std::net::{TcpListener, TcpStream};
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixListener;
-use std::sync::Arc;
 
-use croupier::worker::{ListenOptions, Listener, Worker};
-use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use support::http::{self, Client};
-use support::roles::{self, say};
+use support::script::{self, Scripted, ask, free_port, scripted, who};
 use support::{Croupier, Directory};
-
-/// What the worker is to do, one thing per line: see [`obey`].
-const SCRIPT: &str = "CROUPIER_TEST_SCRIPT";
-/// Where it looks for the files that it waits for.
-const PLACE: &str = "CROUPIER_TEST_PLACE";
 
 #[test]
 fn worker_with_script() {
-    if roles::plays("worker_with_script") {
-        let worker = roles::join();
-        let mut open = BTreeMap::new();
-        for line in roles::variable(SCRIPT).lines() {
-            obey(&worker, &mut open, &line.split_whitespace().collect::<Vec<_>>());
-        }
-        let mut fds = [PollFd::new(worker.drain_fd(), PollFlags::POLLIN)];
-        poll(&mut fds, PollTimeout::NONE).unwrap();
-        for (_, (_, thread)) in open {
-            thread.join().unwrap();
-        }
-        std::process::exit(0); // before the test harness says how well it went
-    }
-}
-
-type Open = BTreeMap<String, (Arc<Listener>, std::thread::JoinHandle<()>)>;
-
-/// `listen NAME ADDRESS [OPTION ...]` listens and answers every request there with `ID NAME`, or says why not;
-/// `close NAME`; `wait FILE` until the test has made it; `only ID WORD ...` does it if this is that worker.
-fn obey(worker: &Worker, open: &mut Open, words: &[&str]) {
-    let id = worker.id();
-    match words {
-        ["only", who, rest @ ..] if *who == id.to_string() => obey(worker, open, rest),
-        ["only", ..] | [] => {}
-        ["listen", name, address, options @ ..] => {
-            let options = options.iter().fold(ListenOptions::new(), |all, option| match option.split_once('=') {
-                Some(("backlog", number)) => all.backlog(number.parse().unwrap()),
-                Some(("mode", mode)) => all.unix_mode(u32::from_str_radix(mode, 8).unwrap()),
-                Some(("connections", number)) => all.connections_max(number.parse().unwrap()),
-                _ if *option == "exclusive" => all.exclusive(true),
-                _ if *option == "reuse_port" => all.reuse_port(true),
-                _ if *option == "ipv6_only" => all.ipv6_only(true),
-                _ => panic!("no such option: {option}"),
-            });
-            match options.bind(address) {
-                Ok(listener) => {
-                    let listener = Arc::new(listener);
-                    let (own, text) = (listener.clone(), format!("{id} {name}"));
-                    let thread = std::thread::spawn(move || {
-                        while let Some(connection) = own.accept().unwrap() {
-                            let _ = http::answer(&connection, &text);
-                        }
-                    });
-                    say(&format!("worker {id}: {name} is {}", listener.address()));
-                    open.insert((*name).to_owned(), (listener, thread));
-                }
-                Err(error) => say(&format!("worker {id}: {name} failed {:?}: {error}", error.kind())),
-            }
-        }
-        ["close", name] => {
-            let (listener, thread) = open.remove(*name).unwrap();
-            listener.close();
-            thread.join().unwrap();
-            say(&format!("worker {id}: {name} closed"));
-        }
-        ["wait", file] => {
-            let file = format!("{}/{file}", roles::variable(PLACE));
-            while !std::path::Path::new(&file).exists() {
-                std::thread::sleep(std::time::Duration::from_millis(1));
-            }
-        }
-        _ => panic!("no such thing to do: {words:?}"),
-    }
-}
-
-/// A primary without declared listeners, whose workers follow a script.
-struct Scripted {
-    croupier: Croupier,
-    place: Directory,
-}
-
-impl Scripted {
-    fn start(options: &[&str], script: &str) -> Self {
-        let place = Directory::new();
-        let run = support::undeclared(options);
-        Self { croupier: Croupier::spawn(scripted(run, &place, script)), place }
-    }
-
-    /// Makes the file that the script waits for.
-    fn go_on(&self, file: &str) {
-        std::fs::write(self.place.file(file), "").unwrap();
-    }
-
-    /// The address of listener `name`, once `count` workers have it: all of them the same.
-    #[track_caller]
-    fn address(&self, name: &str, count: usize) -> String {
-        let addresses = self.addresses(name, count);
-        assert!(addresses.iter().all(|address| *address == addresses[0]), "{addresses:?}");
-        addresses[0].clone()
-    }
-
-    #[track_caller]
-    fn addresses(&self, name: &str, count: usize) -> Vec<String> {
-        let lines = self.croupier.log().wait_for_count(&format!(": {name} is "), count);
-        lines.iter().map(|line| line.rsplit(' ').next().unwrap().to_owned()).collect()
-    }
-
-    #[track_caller]
-    fn says(&self, what: &str) -> String {
-        self.croupier.log().wait_for(what)
-    }
-
-    /// Ends it; every worker must have ended well.
-    #[track_caller]
-    fn end(mut self) {
-        assert_eq!(self.croupier.terminate(), Some(0));
-    }
-}
-
-fn scripted(mut run: std::process::Command, place: &Directory, script: &str) -> std::process::Command {
-    let role = "worker_with_script";
-    run.arg(format!("--env={}={role}", roles::ROLE));
-    run.arg(format!("--env={SCRIPT}={script}")).arg(format!("--env={PLACE}={}", place.path().display()));
-    run.arg("--").args(roles::command(role));
-    run
-}
-
-/// The body of an answer from `address`.
-#[track_caller]
-fn ask(address: &str) -> String {
-    who(&http::get(address).unwrap_or_else(|error| panic!("{address}: {error}")))
-}
-
-fn who(response: &http::Response) -> String {
-    response.body.trim().trim_start_matches("hello from worker ").to_owned()
+    script::play();
 }
 
 #[track_caller]
@@ -168,11 +35,6 @@ fn backlog_of(address: &str) -> u32 {
     let ss = std::process::Command::new("ss").args(["-Hltn", &format!("sport = :{port}")]).output().unwrap();
     let line = String::from_utf8(ss.stdout).unwrap();
     line.split_whitespace().nth(2).unwrap_or_else(|| panic!("ss says {line:?}")).parse().unwrap()
-}
-
-/// A port that was free a moment ago.
-fn free_port() -> u16 {
-    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
 }
 
 #[test]

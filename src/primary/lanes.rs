@@ -11,7 +11,7 @@ use crate::protocol::Wait;
 use crate::protocol::deal_channel::{PrimaryEnd, Took, WorkerEnd};
 use crate::protocol::handshake::NO_KICK;
 use crate::protocol::record::Record;
-use crate::protocol::scoreboard::{KickAt, LaneBoard, Pause};
+use crate::protocol::scoreboard::{Counts, KickAt, LaneBoard, Pause};
 use crate::protocol::time::Monotonic;
 use crate::sys::fd_passing;
 use serde::{Deserialize, Serialize};
@@ -30,6 +30,8 @@ pub struct Lane {
     account: Account,
     board: LaneBoard,
     phase: Phase,
+    /// The worker has the listener's own socket: nothing is dealt, and what the worker counts is not checked.
+    is_shared: bool,
 }
 
 /// Where a lane stands.
@@ -67,6 +69,7 @@ pub struct Saved {
     stall: Stall,
     account: Account,
     phase: Phase,
+    is_shared: bool,
 }
 
 /// Whether there is room, after a look at the scoreboard.
@@ -85,6 +88,7 @@ impl Lane {
             account: Account::new(bounds),
             board,
             phase: Phase::Granted,
+            is_shared: false,
         }
     }
 
@@ -97,6 +101,7 @@ impl Lane {
             stall: self.stall,
             account: self.account,
             phase: self.phase,
+            is_shared: self.is_shared,
         }
     }
 
@@ -113,7 +118,22 @@ impl Lane {
             account: saved.account,
             board,
             phase: saved.phase,
+            is_shared: saved.is_shared,
         })
+    }
+
+    /// Lets the worker have the listener's own socket.
+    ///
+    /// # Errors
+    /// Those of [`PrimaryEnd::deal`].
+    pub fn share(&mut self, socket: BorrowedFd<'_>) -> io::Result<()> {
+        self.is_shared = true;
+        self.primary_end.deal(&Record::socket(), socket)
+    }
+
+    /// Whether connections are dealt through it.
+    pub fn is_dealt(&self) -> bool {
+        !self.is_shared
     }
 
     /// Where it stands.
@@ -136,9 +156,9 @@ impl Lane {
         self.primary_end.end();
     }
 
-    /// Hands over the retained end, once.
+    /// Hands over the retained end, once. In a shared lane there is nothing to receive back.
     pub fn take_retained(&mut self) -> Option<WorkerEnd> {
-        self.retained.take()
+        self.retained.take().filter(|_| !self.is_shared)
     }
 
     /// Both ends, when the worker is dead.
@@ -169,7 +189,7 @@ impl Lane {
                     self.account.count_reclaimed();
                     log::error!("connection={} lost: no file descriptor left", record.sequence);
                 }
-                Ok(Took::Probe) => {}
+                Ok(Took::Probe | Took::Socket(_)) => {}
                 Ok(Took::End) | Err(_) => return None,
             }
         }
@@ -260,13 +280,20 @@ impl Lane {
         let queued = self.retained.as_ref().map_or(0, WorkerEnd::untaken);
         // The last message in the queue is the probe, and no connection.
         let untaken = if self.stall.is_probed() { queued.saturating_sub(1) } else { queued };
+        let Counts { taken, closed } = counts;
+        if self.is_shared {
+            return Figures { dealt: taken, taken, closed, ..Figures::default() };
+        }
         let (dealt, reclaimed) = (self.account.dealt(), self.account.reclaimed());
-        Figures { dealt, reclaimed, taken: counts.taken, closed: counts.closed, untaken: untaken as u64 }
+        Figures { dealt, reclaimed, taken, closed, untaken: untaken as u64 }
     }
 
     /// It has ended, and everything that was dealt has come back or is closed: its number is free.
     pub fn is_deserted(&mut self) -> bool {
         let counts = self.board.counts();
+        if self.is_shared {
+            return self.phase == Phase::Ended && counts.taken == counts.closed;
+        }
         self.phase == Phase::Ended && self.account.observe(counts, Monotonic::now()).is_ok() && self.account.open() == 0
     }
 

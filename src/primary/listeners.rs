@@ -2,7 +2,7 @@
 
 use std::io;
 use std::net::SocketAddr;
-use std::os::fd::{AsFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd, RawFd};
 use std::time::Duration;
 
 use mio::{Registry, Token};
@@ -13,6 +13,7 @@ use super::reexec::baggage::{self, Baggage};
 use super::returned::{self, CameBack, Candidate, Found, REASON_COUNT, Reason, Returned};
 use super::scheduler::Rotation;
 use super::socket::{BindOptions, Socket, concerns_the_client};
+use crate::protocol::control::ListenWish;
 use crate::protocol::ids::{LaneId, WorkerId};
 use crate::protocol::record::{Kind, Record};
 use crate::protocol::time::Monotonic;
@@ -30,6 +31,8 @@ pub struct Listener {
     address: Address,
     is_ipv6_only: bool,
     is_declared: bool,
+    /// Workers get the socket itself, and nothing is dealt.
+    is_shared: bool,
     /// Since when no worker has listened here, if it is there for workers only.
     pub deserted_since: Option<Monotonic>,
     socket: Option<Socket>,
@@ -93,6 +96,7 @@ pub struct Saved {
     address: String,
     is_ipv6_only: bool,
     is_declared: bool,
+    is_shared: bool,
     deserted_since: Option<Monotonic>,
     socket: Option<RawFd>,
     inode: Option<u64>,
@@ -141,7 +145,9 @@ impl BindError {
             Some(Errno::EBADF) if is_inherited => {
                 "no such descriptor was inherited (whoever starts croupier must pass it)".into()
             }
-            Some(Errno::EINVAL) if is_inherited => "it is no socket that listens for TCP or Unix streams".into(),
+            Some(Errno::EINVAL) if is_inherited => {
+                "it is neither a socket that listens for TCP or Unix streams nor one for UDP".into()
+            }
             _ => source.to_string(),
         };
         Self { address: address.clone(), what, source }
@@ -183,6 +189,7 @@ impl Listener {
             address,
             is_ipv6_only,
             is_declared: false,
+            is_shared: socket.takes_datagrams(),
             deserted_since: None,
             socket: Some(socket),
             rotation: Rotation::new(),
@@ -194,6 +201,31 @@ impl Listener {
             counters: Counters::default(),
             is_asked_for: false,
         }
+    }
+
+    /// Binds a UDP socket, which workers share.
+    ///
+    /// # Errors
+    /// As [`bind`](Self::bind).
+    pub fn bind_datagrams(wanted: &Address, wish: &ListenWish) -> Result<Self, BindError> {
+        let bound = Socket::bind_datagrams(wanted, wish.ipv6_only, wish.reuse_address);
+        let (socket, address) = bound.map_err(|error| BindError::new(wanted, error))?;
+        Ok(Self::new(wanted, address, socket, wish.ipv6_only))
+    }
+
+    /// Whether workers get the socket itself, and nothing is dealt.
+    pub fn is_shared(&self) -> bool {
+        self.is_shared
+    }
+
+    /// The socket for workers, if it is shared.
+    pub fn shared_socket(&self) -> Option<BorrowedFd<'_>> {
+        self.socket.as_ref().filter(|_| self.is_shared).map(Socket::as_fd)
+    }
+
+    /// Whether it is a UDP socket.
+    pub fn takes_datagrams(&self) -> bool {
+        self.socket.as_ref().is_some_and(Socket::takes_datagrams)
     }
 
     /// It was declared before any worker ran, and stays whoever listens.
@@ -213,6 +245,7 @@ impl Listener {
             address: self.address.to_string(),
             is_ipv6_only: self.is_ipv6_only,
             is_declared: self.is_declared,
+            is_shared: self.is_shared,
             deserted_since: self.deserted_since,
             socket: self.socket.as_ref().map(|socket| baggage.pack(socket.as_fd())),
             inode: self.socket.as_ref().and_then(Socket::inode),
@@ -238,6 +271,7 @@ impl Listener {
             address,
             is_ipv6_only: saved.is_ipv6_only,
             is_declared: saved.is_declared,
+            is_shared: saved.is_shared,
             deserted_since: saved.deserted_since,
             rotation: Rotation::starting_at(saved.next_slot),
             seats: saved.seats,
@@ -256,9 +290,10 @@ impl Listener {
     }
 
     /// Whether a worker that asks for `wanted` means this listener: as it was asked for first, as it is bound, or
-    /// another way to write the same. `is_ipv6_only` is what the worker said; whoever declares a listener has decided.
-    pub fn answers_to(&self, wanted: &Address, is_ipv6_only: bool) -> bool {
-        if self.is_closed() || !self.is_declared && self.is_ipv6_only != is_ipv6_only {
+    /// another way to write the same. Whoever declares a listener has decided whether it is for IPv6 only.
+    pub fn answers_to(&self, wanted: &Address, wish: &ListenWish) -> bool {
+        let is_of_kind = self.takes_datagrams() == wish.datagrams;
+        if self.is_closed() || !is_of_kind || !self.is_declared && self.is_ipv6_only != wish.ipv6_only {
             return false;
         }
         // A name was resolved when it was bound: port 0 of the same host is the same wish.
@@ -274,7 +309,8 @@ impl Listener {
     /// # Errors
     /// Those of epoll_ctl(2).
     pub fn register(&mut self, registry: &Registry, token: Token) -> io::Result<()> {
-        self.socket.as_mut().map_or(Ok(()), |socket| socket.register(registry, token))
+        let is_shared = self.is_shared;
+        self.socket.as_mut().filter(|_| !is_shared).map_or(Ok(()), |socket| socket.register(registry, token))
     }
 
     /// The socket has become readable.
@@ -287,7 +323,7 @@ impl Listener {
         if self.rest.and_then(|rest| rest.until).is_some_and(|until| now < until) {
             return false;
         }
-        !self.returned.is_empty() || self.readable && self.socket.is_some()
+        !self.returned.is_empty() || self.readable && !self.is_shared && self.socket.is_some()
     }
 
     /// The next connection for `worker`: first what came back, oldest first, then the backlog.
@@ -374,7 +410,9 @@ impl Listener {
 
     fn accept(&mut self, sequence: &mut u64, now: Monotonic) -> Next {
         loop {
-            let Some(socket) = self.socket.as_ref().filter(|_| self.readable) else { return Next::Nothing };
+            let Some(socket) = self.socket.as_ref().filter(|_| self.readable && !self.is_shared) else {
+                return Next::Nothing;
+            };
             match socket.accept() {
                 Ok((connection, peer)) => {
                     *sequence += 1;
@@ -446,7 +484,7 @@ impl Listener {
 
     /// Nobody new is let in, and no worker takes those who are there.
     pub fn is_deserted(&self) -> bool {
-        self.ending == Some(Ending::Emptying) && self.seats.iter().all(Option::is_none)
+        self.ending == Some(Ending::Emptying) && !self.is_shared && self.seats.iter().all(Option::is_none)
     }
 
     /// Nobody waits to be accepted. While no worker has room nobody accepts either, so that no `EAGAIN` has said so:

@@ -293,7 +293,7 @@ impl Queue {
                     match end.take(Wait::Never) {
                         Ok(Took::Connection(record, connection)) => Ok((record, connection)),
                         Ok(Took::Lost(record)) => Err(record),
-                        Ok(Took::Probe) => continue,
+                        Ok(Took::Probe | Took::Socket(_)) => continue,
                         Ok(Took::End) => return Ok(None),
                         Err(error) if error.kind() == io::ErrorKind::InvalidData => continue,
                         Err(error) => return Err(error),

@@ -36,6 +36,8 @@ pub enum Socket {
     Tcp(mio::net::TcpListener),
     /// A Unix stream socket, and its file if it is ours.
     Unix(mio::net::UnixListener, Option<SocketFile>),
+    /// A UDP socket: only ever shared.
+    Udp(std::net::UdpSocket),
 }
 
 /// The file of a Unix listener, removed with it unless somebody else has replaced it.
@@ -58,31 +60,58 @@ impl Socket {
         }
     }
 
+    /// Binds a UDP socket.
+    ///
+    /// # Errors
+    /// Those of getaddrinfo(3), socket(2) and bind(2); `InvalidInput` if the address is not one of IP.
+    pub fn bind_datagrams(address: &Address, ipv6_only: bool, reuse_address: bool) -> io::Result<(Self, Address)> {
+        let Address::Tcp { host, port } = address else {
+            return Err(io::Error::from_raw_os_error(nix::libc::EAFNOSUPPORT));
+        };
+        let address = Address::resolve(host, *port)?;
+        let kind = socket2::Type::DGRAM.nonblocking().cloexec();
+        let socket = socket2::Socket::new(socket2::Domain::for_address(address), kind, None)?;
+        socket.set_reuse_address(reuse_address)?;
+        if address.is_ipv6() {
+            socket.set_only_v6(ipv6_only)?;
+        }
+        socket.bind(&address.into())?;
+        let socket = std::net::UdpSocket::from(socket);
+        let real = socket.local_addr()?.into();
+        Ok((Socket::Udp(socket), real))
+    }
+
     /// Goes on with a socket that somebody else has bound, and whose file, if it has one, is somebody else's too.
     ///
     /// # Errors
-    /// `EINVAL` if it does not listen, or not for TCP or Unix streams.
+    /// `EINVAL` if it is neither a listening socket for TCP or Unix streams nor a UDP socket.
     pub fn inherit(fd: OwnedFd) -> io::Result<(Self, Address)> {
         let wrong = || io::Error::from_raw_os_error(nix::libc::EINVAL);
-        let is_stream = getsockopt(&fd, sockopt::SockType) == Ok(SockType::Stream);
-        if !is_stream || getsockopt(&fd, sockopt::AcceptConn) != Ok(true) {
+        let kind = getsockopt(&fd, sockopt::SockType);
+        if kind == Ok(SockType::Stream) && getsockopt(&fd, sockopt::AcceptConn) != Ok(true) {
             return Err(wrong());
         }
         fcntl(&fd, FcntlArg::F_SETFD(FdFlag::FD_CLOEXEC))?;
         let flags = OFlag::from_bits_retain(fcntl(&fd, FcntlArg::F_GETFL)?);
         fcntl(&fd, FcntlArg::F_SETFL(flags | OFlag::O_NONBLOCK))?;
         let name: SockaddrStorage = getsockname(std::os::fd::AsRawFd::as_raw_fd(&fd))?;
-        match name.family() {
-            Some(AddressFamily::Unix) => {
+        let is_ip = matches!(name.family(), Some(AddressFamily::Inet | AddressFamily::Inet6));
+        match kind {
+            Ok(SockType::Stream) if name.family() == Some(AddressFamily::Unix) => {
                 let listener = mio::net::UnixListener::from_std(fd.into());
                 let local = listener.local_addr()?;
                 let address = Address::Unix(local.as_pathname().unwrap_or(Path::new("?")).to_owned());
                 Ok((Socket::Unix(listener, None), address))
             }
-            Some(AddressFamily::Inet | AddressFamily::Inet6) => {
+            Ok(SockType::Stream) if is_ip => {
                 let listener = mio::net::TcpListener::from_std(fd.into());
                 let address = listener.local_addr()?.into();
                 Ok((Socket::Tcp(listener), address))
+            }
+            Ok(SockType::Datagram) if is_ip => {
+                let socket = std::net::UdpSocket::from(fd);
+                let address = socket.local_addr()?.into();
+                Ok((Socket::Udp(socket), address))
             }
             _ => Err(wrong()),
         }
@@ -91,6 +120,7 @@ impl Socket {
     /// Goes on with a socket of an earlier image of this process. `inode` is that of its file, if it is ours.
     pub fn restore(fd: OwnedFd, address: &Address, inode: Option<u64>) -> Self {
         match address {
+            _ if getsockopt(&fd, sockopt::SockType) == Ok(SockType::Datagram) => Socket::Udp(fd.into()),
             Address::Unix(path) => {
                 let file = inode.map(|inode| SocketFile { path: path.clone(), inode });
                 Socket::Unix(mio::net::UnixListener::from_std(fd.into()), file)
@@ -105,7 +135,7 @@ impl Socket {
     pub fn inode(&self) -> Option<u64> {
         match self {
             Socket::Unix(_, file) => file.as_ref().map(|file| file.inode),
-            Socket::Tcp(_) => None,
+            Socket::Tcp(_) | Socket::Udp(_) => None,
         }
     }
 
@@ -117,6 +147,7 @@ impl Socket {
         match self {
             Socket::Tcp(listener) => listener.register(registry, token, Interest::READABLE),
             Socket::Unix(listener, _) => listener.register(registry, token, Interest::READABLE),
+            Socket::Udp(_) => Ok(()),
         }
     }
 
@@ -128,6 +159,7 @@ impl Socket {
         match self {
             Socket::Tcp(listener) => listener.accept().map(|(tcp, peer)| (OwnedFd::from(tcp), Some(peer))),
             Socket::Unix(listener, _) => listener.accept().map(|(unix, _)| (OwnedFd::from(unix), None)),
+            Socket::Udp(_) => Err(io::ErrorKind::WouldBlock.into()),
         }
     }
 
@@ -140,6 +172,7 @@ impl Socket {
     pub fn let_nobody_in(&mut self) -> io::Result<()> {
         match self {
             Socket::Tcp(listener) => drop_new_handshakes(listener.as_fd()),
+            Socket::Udp(socket) => drop_everything(socket.as_fd()),
             Socket::Unix(_, file) => {
                 if let Some(file) = file {
                     file.remove();
@@ -149,7 +182,12 @@ impl Socket {
         }
     }
 
-    /// Nobody waits to be accepted. Asks the kernel.
+    /// Whether it is a UDP socket.
+    pub fn takes_datagrams(&self) -> bool {
+        matches!(self, Socket::Udp(_))
+    }
+
+    /// Nobody waits to be accepted, no datagram to be received. Asks the kernel.
     pub fn is_backlog_empty(&self) -> bool {
         poll(&mut [PollFd::new(self.as_fd(), PollFlags::POLLIN)], PollTimeout::ZERO) == Ok(0)
     }
@@ -160,6 +198,7 @@ impl AsFd for Socket {
         match self {
             Socket::Tcp(listener) => listener.as_fd(),
             Socket::Unix(listener, _) => listener.as_fd(),
+            Socket::Udp(socket) => socket.as_fd(),
         }
     }
 }
@@ -246,6 +285,13 @@ fn is_abandoned(path: &Path, way: &SocketPath) -> bool {
 
 fn listen_backlog(backlog: u32) -> i32 {
     i32::try_from(backlog).unwrap_or(i32::MAX)
+}
+
+/// No datagram comes in any more; those that are queued can be received, and answered.
+fn drop_everything(socket: BorrowedFd<'_>) -> io::Result<()> {
+    use nix::libc::{BPF_K, BPF_RET};
+    let nothing = socket2::SockFilter::new((BPF_RET | BPF_K) as u16, 0, 0, 0);
+    socket2::SockRef::from(&socket).attach_filter(&[nothing])
 }
 
 /// A classic BPF program on the listening socket: a segment with SYN and without ACK is dropped, the client's kernel

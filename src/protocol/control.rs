@@ -89,6 +89,12 @@ pub struct ListenWish {
     /// An IPv6 listener is not to take IPv4 clients.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub ipv6_only: bool,
+    /// A UDP socket, which is always shared, and no listener for streams.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub datagrams: bool,
+    /// For datagrams: `SO_REUSEADDR`, and a socket of its own for every such wish of a worker.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub reuse_address: bool,
     /// The mode of the socket file, if this wish is the first for its path.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub unix_mode: Option<u32>,
@@ -117,6 +123,9 @@ pub enum FromPrimary {
         lane: LaneId,
         /// The listener's real address.
         address: String,
+        /// The lane carries the listener's own socket, and no connections: see [`Kind::Socket`](super::record::Kind).
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        shared: bool,
     },
     /// The other answer to `listen`.
     Refused {
@@ -210,7 +219,7 @@ mod tests {
             request: u32, address: Option<String>, queue_max: Option<u32>, connections_max: Option<u32>,
             backlog: Option<u32>, ipv6_only: bool, unix_mode: Option<u32>
         ) {
-            let wish = ListenWish { address, queue_max, connections_max, backlog, ipv6_only, unix_mode };
+            let wish = ListenWish { address, queue_max, connections_max, backlog, ipv6_only, unix_mode, ..ListenWish::default() };
             let message = FromWorker::Listen { request, wish };
             prop_assert_eq!(decode(&encode(&message)), Ok(message));
         }

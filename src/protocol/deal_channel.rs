@@ -36,6 +36,8 @@ pub enum Took {
     Connection(Record, OwnedFd),
     /// A probe: answer with a kick and take again.
     Probe,
+    /// The listener's own socket: the lane is a shared one.
+    Socket(OwnedFd),
     /// The message came but its descriptor could not be installed: this process has none left, and the connection
     /// is gone. Count it, say it, and leave more descriptors free.
     Lost(Record),
@@ -146,7 +148,8 @@ impl WorkerEnd {
     /// Takes the next connection.
     ///
     /// # Errors
-    /// `WouldBlock` with [`Wait::Never`] when none waits. `InvalidData` for a record of another version.
+    /// `WouldBlock` with [`Wait::Never`] when none waits. `InvalidData` for a record of another version. `EMFILE` if
+    /// the listener's own socket came and found no descriptor.
     pub fn take(&self, wait: Wait) -> io::Result<Took> {
         let mut bytes = [0; RECORD_BYTES];
         let received = loop {
@@ -165,6 +168,8 @@ impl WorkerEnd {
             (Kind::Connection, Some(fd)) => Ok(Took::Connection(record, fd)),
             (Kind::Connection, None) => Ok(Took::Lost(record)),
             (Kind::Probe, _) => Ok(Took::Probe),
+            (Kind::Socket, Some(fd)) => Ok(Took::Socket(fd)),
+            (Kind::Socket, None) => Err(io::Error::from_raw_os_error(Errno::EMFILE as i32)),
         }
     }
 

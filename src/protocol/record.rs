@@ -15,12 +15,15 @@ pub enum Kind {
     Connection,
     /// A question whether the worker is awake: nothing is attached, the library answers with a kick.
     Probe,
+    /// The listener's own socket is attached: the worker accepts, or receives, from it itself. The only record of a
+    /// shared lane; its end comes in band like that of any other.
+    Socket,
 }
 
 /// One record.
 ///
 /// ```text
-///   byte  0      kind: 1 connection, 2 probe
+///   byte  0      kind: 1 connection, 2 probe, 3 the listener's socket
 ///         1      flags: bit 0 given back by another worker, bit 1 PROXY header already consumed
 ///         2      address family of the peer: 0 none (Unix), 4, 6
 ///         4..6   port
@@ -33,7 +36,7 @@ pub enum Kind {
 /// Numbers are little-endian; bytes that are not named are zero.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Record {
-    /// Connection or probe.
+    /// What it carries.
     pub kind: Kind,
     /// Another worker had it before and gave it back.
     pub given_back: bool,
@@ -67,12 +70,18 @@ impl Record {
         }
     }
 
+    /// The listener's own socket.
+    pub fn socket() -> Self {
+        Self { kind: Kind::Socket, ..Self::probe() }
+    }
+
     /// The bytes on the wire.
     pub fn encode(&self) -> [u8; RECORD_BYTES] {
         let mut bytes = [0; RECORD_BYTES];
         bytes[0] = match self.kind {
             Kind::Connection => 1,
             Kind::Probe => 2,
+            Kind::Socket => 3,
         };
         bytes[1] = if self.given_back { GIVEN_BACK } else { 0 } | if self.proxy_consumed { PROXY_CONSUMED } else { 0 };
         bytes[8..16].copy_from_slice(&self.sequence.to_le_bytes());
@@ -104,6 +113,7 @@ impl Record {
         let kind = match bytes[0] {
             1 => Kind::Connection,
             2 => Kind::Probe,
+            3 => Kind::Socket,
             _ => return Err(BadRecord),
         };
         let port = u16::from_le_bytes(array(&bytes[4..6]));

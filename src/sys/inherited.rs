@@ -1,11 +1,11 @@
-//! Listening sockets that this process was started with.
+//! Listening sockets, and UDP sockets, that this process was started with.
 
 use std::io;
 use std::os::fd::{BorrowedFd, RawFd};
 
-use nix::sys::socket::{getsockopt, sockopt};
+use nix::sys::socket::{AddressFamily, SockType, SockaddrLike, SockaddrStorage, getsockname, getsockopt, sockopt};
 
-/// The numbers, from 3 upwards, under which this process has listening sockets. Before it opens any itself these are
+/// The numbers, from 3 upwards, under which this process has listening or UDP sockets. Before it opens any itself these are
 /// those that it was started with. Source: proc(5), `/proc/self/fd`; socket(7), `SO_ACCEPTCONN`.
 ///
 /// # Errors
@@ -24,7 +24,10 @@ pub fn listening_fds() -> io::Result<Vec<RawFd>> {
 fn is_listening(number: RawFd) -> bool {
     // SAFETY: getsockopt only looks at the number; one that is not open any more is answered with EBADF.
     let fd = unsafe { BorrowedFd::borrow_raw(number) };
-    getsockopt(&fd, sockopt::AcceptConn) == Ok(true)
+    let family = getsockname::<SockaddrStorage>(number).ok().and_then(|name| name.family());
+    let is_udp = getsockopt(&fd, sockopt::SockType) == Ok(SockType::Datagram)
+        && matches!(family, Some(AddressFamily::Inet | AddressFamily::Inet6));
+    is_udp || getsockopt(&fd, sockopt::AcceptConn) == Ok(true)
 }
 
 #[cfg(test)]

@@ -59,6 +59,12 @@ impl Connection {
         Self { stream, guard: CountGuard { lane: Some(lane) }, peer: record.peer, record: Some(record) }
     }
 
+    /// A connection that this process accepted from the socket of a shared lane.
+    pub(super) fn shared(stream: Stream, peer: Option<SocketAddr>, lane: Arc<Lane>) -> Self {
+        lane.count_accepted();
+        Self { stream, guard: CountGuard { lane: Some(lane) }, peer, record: None }
+    }
+
     /// A connection that this process accepted itself.
     pub(super) fn accepted(stream: Stream, peer: Option<SocketAddr>) -> Self {
         Self { stream, guard: CountGuard { lane: None }, peer, record: None }

@@ -52,6 +52,7 @@ impl Lane {
                     return Ok(Some((record, connection)));
                 }
                 Took::Probe => self.end.kick(),
+                Took::Socket(_) => log::warn!("the primary sent a listener's socket twice [ignored]"),
                 Took::Lost(record) => {
                     log::error!("connection={} lost: no file descriptor left in this worker", record.sequence);
                     self.count_taken(&record);
@@ -60,6 +61,32 @@ impl Lane {
                 Took::End => return Ok(None),
             }
         }
+    }
+
+    /// The listener's own socket: what comes first through a shared lane. `None` if the lane has ended already.
+    pub(super) fn take_socket(&self) -> io::Result<Option<OwnedFd>> {
+        loop {
+            match self.end.take(Wait::Block)? {
+                Took::Socket(socket) => return Ok(Some(socket)),
+                Took::End => return Ok(None),
+                Took::Connection(..) | Took::Lost(_) => return Err(io::ErrorKind::InvalidData.into()),
+                Took::Probe => self.end.kick(),
+            }
+        }
+    }
+
+    /// Whether a shared lane, through which nothing else comes, has ended.
+    pub(super) fn has_ended(&self) -> bool {
+        match self.take(Wait::Never) {
+            Ok(took) => took.is_none(),
+            Err(error) => error.kind() != io::ErrorKind::WouldBlock,
+        }
+    }
+
+    /// Counts a connection that this process has accepted from the listener's own socket.
+    pub(super) fn count_accepted(&self) {
+        // Nobody deals, so nobody waits for a kick.
+        let _ = self.board.count_taken(None);
     }
 
     /// Descriptors are allotted lowest first: so high a number says that nearly none is left.

@@ -14,7 +14,7 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use super::connection::{Connection, Stream};
 use super::lane::Lane;
-use super::membership::Worker;
+use super::membership::{Granted, Worker};
 use crate::protocol::Wait;
 use crate::protocol::control::ListenWish;
 use crate::protocol::scoreboard::Pause;
@@ -31,6 +31,7 @@ pub struct ListenOptions {
     unix_mode: Option<u32>,
     exclusive: bool,
     reuse_port: bool,
+    reuse_address: bool,
 }
 
 /// The backlog of a listener that this process binds itself, if it is not said.
@@ -51,9 +52,72 @@ pub struct Listener {
 
 #[derive(Debug)]
 enum Source {
-    Lane { lane: Arc<Lane>, worker: Worker, address: String },
+    /// Connections are dealt.
+    Lane(Membership),
+    /// This process accepts from the primary's own socket (policy `shared`) until the lane ends.
+    Shared(Membership, Socket),
+    /// There is no primary, or it is not asked.
+    Own(Socket),
+}
+
+/// A lane, and whom to tell when it closes.
+#[derive(Debug)]
+pub(super) struct Membership {
+    pub(super) lane: Arc<Lane>,
+    pub(super) worker: Worker,
+    pub(super) address: String,
+}
+
+#[derive(Debug)]
+enum Socket {
     Tcp(mio::net::TcpListener),
     Unix(mio::net::UnixListener),
+}
+
+impl Socket {
+    fn from_fd(fd: OwnedFd) -> io::Result<Self> {
+        Ok(match socket2::SockRef::from(&fd).domain()? {
+            socket2::Domain::UNIX => Socket::Unix(mio::net::UnixListener::from_std(fd.into())),
+            _ => Socket::Tcp(mio::net::TcpListener::from_std(fd.into())),
+        })
+    }
+
+    fn accept(&self) -> io::Result<(Stream, Option<SocketAddr>)> {
+        match self {
+            Socket::Tcp(listener) => listener.accept().map(|(tcp, peer)| (Stream::Tcp(tcp.into()), Some(peer))),
+            Socket::Unix(listener) => {
+                let (unix, _) = listener.accept()?;
+                Ok((Stream::Unix(OwnedFd::from(unix).into()), None))
+            }
+        }
+    }
+
+    fn address(&self) -> String {
+        match self {
+            Socket::Tcp(listener) => listener.local_addr().map_or_else(|_| "?".into(), |it| it.to_string()),
+            Socket::Unix(listener) => {
+                let path = listener.local_addr().ok().and_then(|it| it.as_pathname().map(|path| path.to_owned()));
+                format!("unix:{}", path.unwrap_or_default().display())
+            }
+        }
+    }
+}
+
+impl AsFd for Socket {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        match self {
+            Socket::Tcp(listener) => listener.as_fd(),
+            Socket::Unix(listener) => listener.as_fd(),
+        }
+    }
+}
+
+impl Membership {
+    pub(super) fn close(&self) {
+        if self.lane.close() {
+            self.worker.say_close(self.lane.id);
+        }
+    }
 }
 
 impl ListenOptions {
@@ -91,6 +155,12 @@ impl ListenOptions {
         self
     }
 
+    /// For UDP, `SO_REUSEADDR`: several sockets on one port, each time this is asked for another one.
+    pub fn reuse_address(mut self, reuse_address: bool) -> Self {
+        self.reuse_address = reuse_address;
+        self
+    }
+
     /// The backlog of listen(2), at least 1; the kernel caps it at `net.core.somaxconn`. Under a primary it counts
     /// for whoever asks for the address first; a declared listener has its own.
     pub fn backlog(mut self, backlog: u32) -> Self {
@@ -125,7 +195,7 @@ impl ListenOptions {
     /// getaddrinfo(3), bind(2) and listen(2).
     pub fn bind(&self, address: &str) -> io::Result<Listener> {
         match Worker::from_env()? {
-            Some(worker) if self.exclusive || self.reuse_port => {
+            Some(worker) if self.is_own() => {
                 let mut listener = self.bind_here(address)?;
                 listener.alone_under = Some(worker.clone());
                 worker.say_listening_alone(listener.address())?;
@@ -134,6 +204,41 @@ impl ListenOptions {
             Some(worker) => worker.listen(Some(address), self),
             None => self.bind_here(address),
         }
+    }
+
+    /// The primary is not to be asked.
+    pub(super) fn is_own(&self) -> bool {
+        self.exclusive || self.reuse_port
+    }
+
+    /// What the primary is asked for, for datagrams.
+    pub(super) fn udp_wish(&self, address: &str) -> ListenWish {
+        ListenWish {
+            address: Some(as_the_primary_sees_it(address)),
+            datagrams: true,
+            reuse_address: self.reuse_address,
+            ipv6_only: self.ipv6_only,
+            ..ListenWish::default()
+        }
+    }
+
+    pub(super) fn bind_udp_socket(&self, address: &str) -> io::Result<std::net::UdpSocket> {
+        let address = address.to_socket_addrs()?.next().ok_or(io::ErrorKind::AddrNotAvailable)?;
+        let socket = socket2::Socket::new(socket2::Domain::for_address(address), socket2::Type::DGRAM, None)?;
+        socket.set_reuse_address(self.reuse_address)?;
+        self.set_options(&socket, address)?;
+        socket.bind(&address.into())?;
+        Ok(socket.into())
+    }
+
+    fn set_options(&self, socket: &socket2::Socket, address: SocketAddr) -> io::Result<()> {
+        if self.reuse_port {
+            socket.set_reuse_port(true)?;
+        }
+        if address.is_ipv6() {
+            socket.set_only_v6(self.ipv6_only)?;
+        }
+        Ok(())
     }
 
     /// What the primary is asked for.
@@ -145,18 +250,19 @@ impl ListenOptions {
             backlog: self.backlog,
             ipv6_only: self.ipv6_only,
             unix_mode: self.unix_mode,
+            ..ListenWish::default()
         }
     }
 
     fn bind_here(&self, address: &str) -> io::Result<Listener> {
-        let source = if let Some(path) = address.strip_prefix("unix:") {
-            Source::Unix(mio::net::UnixListener::from_std(self.bind_unix(Path::new(path))?))
+        let socket = if let Some(path) = address.strip_prefix("unix:") {
+            Socket::Unix(mio::net::UnixListener::from_std(self.bind_unix(Path::new(path))?))
         } else if let Some(number) = address.strip_prefix("fd:") {
-            Source::Tcp(mio::net::TcpListener::from_std(inherited_listener(number)?))
+            Socket::from_fd(inherited_socket(number)?)?
         } else {
-            Source::Tcp(mio::net::TcpListener::from_std(self.bind_tcp(address)?))
+            Socket::Tcp(mio::net::TcpListener::from_std(self.bind_tcp(address)?))
         };
-        Ok(Listener { source, registered: None, alone_under: None })
+        Ok(Listener { source: Source::Own(socket), registered: None, alone_under: None })
     }
 
     fn bind_tcp(&self, address: &str) -> io::Result<std::net::TcpListener> {
@@ -164,12 +270,7 @@ impl ListenOptions {
         let domain = socket2::Domain::for_address(address);
         let socket = socket2::Socket::new(domain, socket2::Type::STREAM.nonblocking(), None)?;
         socket.set_reuse_address(true)?;
-        if self.reuse_port {
-            socket.set_reuse_port(true)?;
-        }
-        if address.is_ipv6() {
-            socket.set_only_v6(self.ipv6_only)?;
-        }
+        self.set_options(&socket, address)?;
         socket.bind(&address.into())?;
         socket.listen(self.listen_backlog())?;
         Ok(socket.into())
@@ -200,11 +301,12 @@ fn as_the_primary_sees_it(address: &str) -> String {
     resolved.map_or(address.into(), |it| it.to_string())
 }
 
-fn inherited_listener(number: &str) -> io::Result<std::net::TcpListener> {
+/// Takes over a listening socket that this process was started with.
+fn inherited_socket(number: &str) -> io::Result<OwnedFd> {
     let number: RawFd = number.parse().map_err(|_| io::ErrorKind::InvalidInput)?;
-    let listener = std::net::TcpListener::from(fd_passing::adopt_fd(number)?);
-    listener.set_nonblocking(true)?;
-    Ok(listener)
+    let fd = fd_passing::adopt_fd(number)?;
+    socket2::SockRef::from(&fd).set_nonblocking(true)?;
+    Ok(fd)
 }
 
 impl Listener {
@@ -216,8 +318,14 @@ impl Listener {
         ListenOptions::new().bind(address)
     }
 
-    pub(super) fn from_lane(lane: Arc<Lane>, worker: Worker, address: String) -> Self {
-        Self { source: Source::Lane { lane, worker, address }, registered: None, alone_under: None }
+    pub(super) fn from_lane(granted: Granted, worker: Worker) -> io::Result<Self> {
+        let Granted { lane, address, socket } = granted;
+        let membership = Membership { lane, worker, address };
+        let source = match socket {
+            Some(socket) => Source::Shared(membership, Socket::from_fd(socket)?),
+            None => Source::Lane(membership),
+        };
+        Ok(Self { source, registered: None, alone_under: None })
     }
 
     /// Sleeps until there is a connection; it blocks. `None`: the listener is closed, and every connection that had
@@ -228,8 +336,8 @@ impl Listener {
     /// connections are closed.
     pub fn accept(&self) -> io::Result<Option<Connection>> {
         let accepted = match &self.source {
-            Source::Lane { lane, .. } => take(lane, Wait::Block),
-            Source::Tcp(_) | Source::Unix(_) => loop {
+            Source::Lane(Membership { lane, .. }) => take(lane, Wait::Block),
+            Source::Shared(..) | Source::Own(_) => loop {
                 match self.try_accept() {
                     Err(error) if error.kind() == io::ErrorKind::WouldBlock && self.is_to_end() => return Ok(None),
                     Err(error) if error.kind() == io::ErrorKind::WouldBlock => self.wait_readable()?,
@@ -249,14 +357,15 @@ impl Listener {
     /// `WouldBlock` when none waits. Otherwise as [`accept`](Self::accept).
     pub fn try_accept(&self) -> io::Result<Option<Connection>> {
         match &self.source {
-            Source::Lane { lane, .. } => take(lane, Wait::Never),
-            Source::Tcp(listener) => {
-                let (stream, peer) = listener.accept()?;
-                Ok(Some(Connection::accepted(Stream::Tcp(stream.into()), Some(peer))))
+            Source::Lane(Membership { lane, .. }) => take(lane, Wait::Never),
+            Source::Shared(Membership { lane, .. }, _) if lane.has_ended() => Ok(None),
+            Source::Shared(Membership { lane, .. }, socket) => {
+                let (stream, peer) = socket.accept()?;
+                Ok(Some(Connection::shared(stream, peer, Arc::clone(lane))))
             }
-            Source::Unix(listener) => {
-                let (stream, _) = listener.accept()?;
-                Ok(Some(Connection::accepted(Stream::Unix(OwnedFd::from(stream).into()), None)))
+            Source::Own(socket) => {
+                let (stream, peer) = socket.accept()?;
+                Ok(Some(Connection::accepted(stream, peer)))
             }
         }
     }
@@ -264,10 +373,8 @@ impl Listener {
     /// Asks the primary to deal no more connections here. Those that were not taken go to other workers; then
     /// `accept` reports the end. Without a primary it does nothing: drop the listener.
     pub fn close(&self) {
-        if let Source::Lane { lane, worker, .. } = &self.source
-            && lane.close()
-        {
-            worker.say_close(lane.id);
+        if let Some(membership) = self.membership() {
+            membership.close();
         }
     }
 
@@ -286,27 +393,37 @@ impl Listener {
     }
 
     fn set_pause(&self, pause: Pause) {
-        if let Source::Lane { lane, .. } = &self.source {
+        if let Source::Lane(Membership { lane, .. }) = &self.source {
             lane.pause(pause);
         }
     }
 
     /// The address that clients connect to, in the form of `--listen`.
     pub fn address(&self) -> String {
-        let local = |address: io::Result<SocketAddr>| address.map_or_else(|_| "?".into(), |it| it.to_string());
         match &self.source {
-            Source::Lane { address, .. } => address.clone(),
-            Source::Tcp(listener) => local(listener.local_addr()),
-            Source::Unix(listener) => {
-                let path = listener.local_addr().ok().and_then(|it| it.as_pathname().map(|path| path.to_owned()));
-                format!("unix:{}", path.unwrap_or_default().display())
-            }
+            Source::Lane(membership) | Source::Shared(membership, _) => membership.address.clone(),
+            Source::Own(socket) => socket.address(),
         }
     }
 
-    /// Whether a primary deals the connections.
+    /// Whether a primary deals the connections, or shares its socket (policy `shared`): it says when this ends.
     pub fn is_dealt(&self) -> bool {
-        matches!(self.source, Source::Lane { .. })
+        self.membership().is_some()
+    }
+
+    fn membership(&self) -> Option<&Membership> {
+        match &self.source {
+            Source::Lane(membership) | Source::Shared(membership, _) => Some(membership),
+            Source::Own(_) => None,
+        }
+    }
+
+    /// What becomes readable when a shared listener ends; `None` for any other, whose end shows in `as_fd`.
+    pub fn end_fd(&self) -> Option<BorrowedFd<'_>> {
+        match &self.source {
+            Source::Shared(Membership { lane, .. }, _) => Some(lane.as_fd()),
+            Source::Lane(_) | Source::Own(_) => None,
+        }
     }
 
     fn is_to_end(&self) -> bool {
@@ -315,6 +432,7 @@ impl Listener {
 
     fn wait_readable(&self) -> io::Result<()> {
         let mut fds = vec![PollFd::new(self.as_fd(), PollFlags::POLLIN)];
+        fds.extend(self.end_fd().map(|fd| PollFd::new(fd, PollFlags::POLLIN)));
         fds.extend(self.alone_under.as_ref().map(|worker| PollFd::new(worker.drain_fd(), PollFlags::POLLIN)));
         match poll(&mut fds, PollTimeout::NONE) {
             Ok(_) | Err(nix::errno::Errno::EINTR) => Ok(()),
@@ -333,12 +451,12 @@ fn take(lane: &Arc<Lane>, wait: Wait) -> io::Result<Option<Connection>> {
 }
 
 impl AsFd for Listener {
-    /// Readable when a connection waits, or the end.
+    /// Readable when a connection waits, or the end. The end of a shared listener (policy `shared`) does not show here:
+    /// see [`end_fd`](Listener::end_fd).
     fn as_fd(&self) -> BorrowedFd<'_> {
         match &self.source {
-            Source::Lane { lane, .. } => lane.as_fd(),
-            Source::Tcp(listener) => listener.as_fd(),
-            Source::Unix(listener) => listener.as_fd(),
+            Source::Lane(Membership { lane, .. }) => lane.as_fd(),
+            Source::Shared(_, socket) | Source::Own(socket) => socket.as_fd(),
         }
     }
 }
@@ -348,18 +466,25 @@ impl AsFd for Listener {
 impl event::Source for Listener {
     fn register(&mut self, registry: &Registry, token: Token, interests: Interest) -> io::Result<()> {
         let handle = registry.try_clone()?;
-        SourceFd(&self.as_fd().as_raw_fd()).register(registry, token, interests)?;
+        self.each_fd(|fd| SourceFd(&fd).register(registry, token, interests))?;
         self.registered = Some(handle);
         Ok(())
     }
 
     fn reregister(&mut self, registry: &Registry, token: Token, interests: Interest) -> io::Result<()> {
-        SourceFd(&self.as_fd().as_raw_fd()).reregister(registry, token, interests)
+        self.each_fd(|fd| SourceFd(&fd).reregister(registry, token, interests))
     }
 
     fn deregister(&mut self, registry: &Registry) -> io::Result<()> {
         self.registered = None;
-        SourceFd(&self.as_fd().as_raw_fd()).deregister(registry)
+        self.each_fd(|fd| SourceFd(&fd).deregister(registry))
+    }
+}
+
+impl Listener {
+    fn each_fd(&self, mut act: impl FnMut(RawFd) -> io::Result<()>) -> io::Result<()> {
+        act(self.as_fd().as_raw_fd())?;
+        self.end_fd().map_or(Ok(()), |fd| act(fd.as_raw_fd()))
     }
 }
 

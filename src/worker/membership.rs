@@ -15,7 +15,7 @@ use nix::sys::eventfd::{EfdFlags, EventFd};
 
 use super::lane::Lane;
 use super::listener::{ListenOptions, Listener};
-use crate::protocol::control::{FromPrimary, FromWorker, IdleRule, PACKET_MAX_BYTES, VERSION};
+use crate::protocol::control::{FromPrimary, FromWorker, IdleRule, ListenWish, PACKET_MAX_BYTES, VERSION};
 use crate::protocol::control_channel::{ControlChannel, Incoming};
 use crate::protocol::ids::{LaneId, Slot, WorkerId};
 use crate::protocol::scoreboard::{LANES_MAX, Scoreboard};
@@ -64,8 +64,18 @@ struct State {
 /// The answer to `listen`.
 #[derive(Debug)]
 enum Answer {
-    Lane { lane: LaneId, address: String, end: OwnedFd },
+    Lane { lane: LaneId, address: String, shared: bool, end: OwnedFd },
     Refused { errno: i32, reason: String },
+}
+
+/// What the primary has granted.
+#[derive(Debug)]
+pub(super) struct Granted {
+    pub(super) lane: Arc<Lane>,
+    /// The listener's real address.
+    pub(super) address: String,
+    /// The listener's own socket, if the lane is a shared one; `None` also if it has ended already.
+    pub(super) socket: Option<OwnedFd>,
 }
 
 /// The one membership of this process, once somebody has asked for it.
@@ -164,7 +174,11 @@ impl Worker {
     /// As [`ListenOptions::bind`] under a primary; `AddrNotAvailable` if none is declared; `ConnectionAborted` if the
     /// primary has gone.
     pub fn listen(&self, address: Option<&str>, options: &ListenOptions) -> io::Result<Listener> {
-        let wish = options.wish(address);
+        self.ask_for(options.wish(address)).and_then(|granted| Listener::from_lane(granted, self.clone()))
+    }
+
+    /// Asks the primary for a lane and says that it is read.
+    pub(super) fn ask_for(&self, wish: ListenWish) -> io::Result<Granted> {
         let (answers, answer) = channel();
         let request = {
             let mut state = lock(&self.shared.state);
@@ -178,10 +192,11 @@ impl Worker {
         };
         self.shared.channel.send_blocking(&FromWorker::Listen { request, wish })?;
         match answer.recv() {
-            Ok(Answer::Lane { lane, address, end }) => {
+            Ok(Answer::Lane { lane, address, shared, end }) => {
                 let lane = Arc::new(Lane::new(lane, end, self.shared.board.lane(lane)));
+                let socket = if shared { lane.take_socket().inspect_err(|_| self.say_close(lane.id))? } else { None };
                 self.shared.channel.send_blocking(&FromWorker::Listening { lane: lane.id })?;
-                Ok(Listener::from_lane(lane, self.clone(), address))
+                Ok(Granted { lane, address, socket })
             }
             Ok(Answer::Refused { errno, reason }) => {
                 Err(io::Error::new(io::Error::from_raw_os_error(errno).kind(), reason))
@@ -238,9 +253,9 @@ impl Worker {
 
     fn hear(&self, message: FromPrimary, fd: Option<OwnedFd>) {
         match message {
-            FromPrimary::Lane { request, lane, address } => match fd {
+            FromPrimary::Lane { request, lane, address, shared } => match fd {
                 Some(end) if usize::from(lane.0) < LANES_MAX => {
-                    self.answer(request, Answer::Lane { lane, address, end });
+                    self.answer(request, Answer::Lane { lane, address, shared, end });
                 }
                 _ => {
                     let reason = "the lane's channel did not arrive (no file descriptor left in this worker?)";

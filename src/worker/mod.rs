@@ -35,7 +35,9 @@ pub mod event_loop;
 mod lane;
 mod listener;
 mod membership;
+mod udp;
 
 pub use connection::{Connection, CountGuard, NotGivenBack, Stream};
 pub use listener::{ListenOptions, Listener};
 pub use membership::{Drain, ORPHAN_GRACE, Worker};
+pub use udp::UdpSocket;

@@ -10,6 +10,7 @@ pub mod load;
 pub mod log;
 pub mod processes;
 pub mod roles;
+pub mod script;
 
 use std::fs;
 use std::path::{Path, PathBuf};

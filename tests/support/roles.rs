@@ -186,6 +186,7 @@ impl Bare {
                     self.kick_if(self.board.count_closed());
                 }
                 Took::Probe => self.end.kick(),
+                Took::Socket(_) => panic!("the lane is not a shared one"),
                 Took::Lost(record) => panic!("lost {record:?}"),
                 Took::End => return Ok(()),
             }

@@ -31,6 +31,17 @@ pub enum Said {
     End,
 }
 
+/// A wish granted.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Grant {
+    /// The new lane.
+    pub lane: LaneId,
+    /// The listener's real address.
+    pub address: String,
+    /// The worker gets the listener's own socket through it, and no connections.
+    pub shared: bool,
+}
+
 /// The wish for a lane.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ListenRequest {

@@ -3,11 +3,11 @@
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
-use super::{ListenRequest, Said};
+use super::{Grant, ListenRequest, Said};
 use crate::protocol::Wait;
 use crate::protocol::control::{FromPrimary, FromWorker, IdleRule, PACKET_MAX_BYTES, VERSION};
 use crate::protocol::control_channel::{ControlChannel, Incoming};
-use crate::protocol::ids::{LaneId, Slot, WorkerId};
+use crate::protocol::ids::{Slot, WorkerId};
 
 /// The primary's end of one worker's control channel.
 #[derive(Debug)]
@@ -55,8 +55,9 @@ impl Native {
     ///
     /// # Errors
     /// As [`welcome`](Self::welcome).
-    pub fn grant(&self, request: u32, lane: LaneId, address: String, end: BorrowedFd<'_>) -> io::Result<()> {
-        self.channel.send(&FromPrimary::Lane { request, lane, address }, Some(end))
+    pub fn grant(&self, request: u32, grant: Grant, end: BorrowedFd<'_>) -> io::Result<()> {
+        let Grant { lane, address, shared } = grant;
+        self.channel.send(&FromPrimary::Lane { request, lane, address, shared }, Some(end))
     }
 
     /// Answers `listen` with an error.

@@ -195,7 +195,7 @@ impl Primary {
         let workers = self.workers.iter();
         workers
             .flat_map(|worker| {
-                let lanes = worker.lanes().filter(|(_, lane)| lane.phase() == Phase::Listening);
+                let lanes = worker.lanes().filter(|(_, lane)| lane.phase() == Phase::Listening && lane.is_dealt());
                 lanes.map(|(lane, _)| lane).map(of_worker(worker.id)).collect::<Vec<_>>()
             })
             .collect()

@@ -248,8 +248,9 @@ impl Primary {
             let listener = &mut self.listeners[lane.listener];
             // A lane that has ended left its queue to the listener.
             figures.untaken += listener.returned.untaken_of(id, lane_id) as u64;
+            let is_dealt = lane.is_dealt();
             let (primary_end, retained) = lane.into_ends();
-            if listener.is_closed() {
+            if listener.is_closed() || !is_dealt {
                 continue;
             }
             // For every process that holds the worker's end, a forked child too: nothing more comes.

@@ -17,7 +17,7 @@ use super::conversation::echo;
 use super::token::Source;
 use super::{Primary, UNASKED_AFTER};
 use crate::primary::address::Address;
-use crate::primary::dialect::ListenRequest;
+use crate::primary::dialect::{Grant, ListenRequest};
 use crate::primary::lanes::Phase;
 use crate::primary::lifecycle::{self, State};
 use crate::primary::listeners::{BindError, Listener};
@@ -107,7 +107,8 @@ impl Primary {
 
     fn find_or_make(&mut self, id: WorkerId, wish: &ListenWish) -> Result<usize, Refusal> {
         let Some(text) = &wish.address else {
-            let first = self.listeners.iter().position(|it| it.is_declared() && !it.is_closed());
+            let is_it = |it: &Listener| it.is_declared() && !it.is_closed() && it.takes_datagrams() == wish.datagrams;
+            let first = self.listeners.iter().position(is_it);
             let none = || Refusal { errno: Errno::EADDRNOTAVAIL, reason: "no listener is declared: name one".into() };
             return self.unless_it_has_it(id, first.ok_or_else(none)?);
         };
@@ -115,12 +116,12 @@ impl Primary {
             Ok(address) => address,
             Err(error) => return refusal(Errno::EINVAL, echo(&format!("{error}"))),
         };
-        let meant = (0..self.listeners.len()).filter(|it| self.listeners[*it].answers_to(&address, wish.ipv6_only));
+        let meant = (0..self.listeners.len()).filter(|it| self.listeners[*it].answers_to(&address, wish));
         let meant: Vec<usize> = meant.collect();
         let is_any_port = matches!(address, Address::Tcp { port: 0, .. });
         match meant.iter().find(|index| !self.has_lane(id, **index)) {
             Some(index) => Ok(*index),
-            None if is_any_port || meant.is_empty() => self.make(id, &address, wish),
+            None if is_any_port || wish.reuse_address || meant.is_empty() => self.make(id, &address, wish),
             None => self.unless_it_has_it(id, meant[0]),
         }
     }
@@ -169,7 +170,11 @@ impl Primary {
             ipv6_only: wish.ipv6_only,
             unix_mode: wish.unix_mode.map(|mode| mode & 0o777).or(bind.unix_mode),
         };
-        let listener = match Listener::bind(address, &options) {
+        let bound = match wish.datagrams {
+            true => Listener::bind_datagrams(address, wish),
+            false => Listener::bind(address, &options),
+        };
+        let listener = match bound {
             Ok(listener) => listener,
             Err(error) => return refusal(Errno::from_raw(error.errno()), echo(&error.plainly())),
         };
@@ -197,16 +202,21 @@ impl Primary {
         let listener = &mut self.listeners[index];
         listener.is_asked_for = true;
         listener.deserted_since = None;
-        let address = listener.address().to_string();
-        if let Err(error) = worker.dialect.grant(wanted.request, lane_id, address, ends.1.as_fd()) {
+        let grant = Grant { lane: lane_id, address: listener.address().to_string(), shared: listener.is_shared() };
+        if let Err(error) = worker.dialect.grant(wanted.request, grant, ends.1.as_fd()) {
             self.cannot_answer(id, &error);
             return Ok(());
         }
         let is_draining = worker.state() == State::Draining;
         worker.open_lane(lane_id, index, ends, bounds);
-        if let Some(lane) = worker.lane_mut(lane_id).filter(|_| is_draining) {
+        let Some(lane) = worker.lane_mut(lane_id) else { return Ok(()) };
+        let shared = listener.shared_socket().map(|socket| lane.share(socket)).transpose();
+        if is_draining {
             // Its other lanes were ended when it was told to finish; this one must not keep it.
             lane.end();
+        }
+        if let Err(error) = shared {
+            self.end_worker(id, &format!("it cannot be given the socket of its listener: {error}"));
         }
         Ok(())
     }
@@ -279,7 +289,8 @@ impl Primary {
         let Some(worker) = self.workers.get_mut(id).filter(|worker| worker.state() == State::Ready) else { return };
         let slot = worker.slot.0 as usize;
         for lane_id in worker.lane_ids() {
-            if let Some(lane) = worker.lane_mut(lane_id).filter(|lane| lane.phase() == Phase::Listening)
+            if let Some(lane) =
+                worker.lane_mut(lane_id).filter(|lane| lane.phase() == Phase::Listening && lane.is_dealt())
                 && !lane.stall.is_probed()
             {
                 self.listeners[lane.listener].seat(slot, id, lane_id);
