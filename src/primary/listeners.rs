@@ -9,6 +9,8 @@ use mio::{Registry, Token};
 use nix::errno::Errno;
 
 use super::address::Address;
+use super::chooser::Chooser;
+use super::policy::{Choice, PolicyKind};
 use super::reexec::baggage::{self, Baggage};
 use super::returned::{self, CameBack, Candidate, Found, REASON_COUNT, Reason, Returned};
 use super::scheduler::Rotation;
@@ -35,6 +37,8 @@ pub struct Listener {
     socket: Option<Socket>,
     /// Whose turn it is; the index is a slot.
     pub rotation: Rotation,
+    /// Who chooses among those with room.
+    pub chooser: Chooser,
     /// The lane that sits at each slot.
     pub seats: Vec<Option<(WorkerId, LaneId)>>,
     /// There may be a client in the backlog: set by an event, cleared by `EAGAIN`.
@@ -97,6 +101,7 @@ pub struct Saved {
     socket: Option<RawFd>,
     inode: Option<u64>,
     next_slot: usize,
+    policy: String,
     seats: Vec<Option<(WorkerId, LaneId)>>,
     returned: returned::Saved,
     counters: Counters,
@@ -186,6 +191,7 @@ impl Listener {
             deserted_since: None,
             socket: Some(socket),
             rotation: Rotation::new(),
+            chooser: Chooser::new(&PolicyKind::RoundRobin),
             seats: Vec::new(),
             readable: true,
             rest: None,
@@ -199,6 +205,11 @@ impl Listener {
     /// It was declared before any worker ran, and stays whoever listens.
     pub fn declared(self) -> Self {
         Self { is_declared: true, ..self }
+    }
+
+    /// It deals by this policy.
+    pub fn dealing_by(self, policy: &PolicyKind) -> Self {
+        Self { chooser: Chooser::new(policy), ..self }
     }
 
     /// Whether it was declared; otherwise it is there for those who listen on it.
@@ -217,6 +228,7 @@ impl Listener {
             socket: self.socket.as_ref().map(|socket| baggage.pack(socket.as_fd())),
             inode: self.socket.as_ref().and_then(Socket::inode),
             next_slot: self.rotation.position(),
+            policy: self.chooser.name().to_owned(),
             seats: self.seats.clone(),
             returned: self.returned.save(baggage),
             counters: self.counters,
@@ -224,14 +236,19 @@ impl Listener {
         }
     }
 
-    /// Goes on with it. Nobody has room until somebody looks.
+    /// Goes on with it. Nobody has room until somebody looks. `policy_named` knows the policies by their names; one
+    /// that has none any more is replaced by the rotation, with a warning.
     ///
     /// # Errors
     /// As [`baggage::unpack`].
-    pub fn restore(saved: Saved) -> io::Result<Self> {
+    pub fn restore(saved: Saved, policy_named: impl Fn(&str) -> Option<PolicyKind>) -> io::Result<Self> {
         let bad = |error| io::Error::new(io::ErrorKind::InvalidData, error);
         let (wanted, address) = (saved.wanted.parse().map_err(bad)?, saved.address.parse().map_err(bad)?);
         let socket = saved.socket.map(baggage::unpack).transpose()?;
+        let policy = policy_named(&saved.policy).unwrap_or_else(|| {
+            log::warn!("listener={address} policy={} is not known any more [dealing in turn]", saved.policy);
+            PolicyKind::RoundRobin
+        });
         Ok(Self {
             socket: socket.map(|fd| Socket::restore(fd, &address, saved.inode)),
             wanted,
@@ -240,6 +257,7 @@ impl Listener {
             is_declared: saved.is_declared,
             deserted_since: saved.deserted_since,
             rotation: Rotation::starting_at(saved.next_slot),
+            chooser: Chooser::new(&policy),
             seats: saved.seats,
             readable: true,
             rest: None,
@@ -295,8 +313,18 @@ impl Listener {
         if self.returned.is_empty() {
             return self.accept(sequence, now);
         }
-        let any_other = self.has_other_than(worker);
-        match self.returned.next_for(worker, any_other) {
+        let giver = self.has_other_than(worker).then_some(worker);
+        self.next_but_from(giver, sequence, now)
+    }
+
+    /// The next connection for one of several workers with room. Somebody among them may have any: if it was given back
+    /// it must not go to its giver.
+    pub fn next_for_several(&mut self, sequence: &mut u64, now: Monotonic) -> Next {
+        self.next_but_from(None, sequence, now)
+    }
+
+    fn next_but_from(&mut self, giver: Option<WorkerId>, sequence: &mut u64, now: Monotonic) -> Next {
+        match self.returned.next_but_from(giver) {
             Ok(Found::Candidate(candidate)) => Next::Connection(candidate),
             Ok(Found::Nothing) => self.accept(sequence, now),
             Ok(Found::NotForThisWorker) => match self.accept(sequence, now) {
@@ -305,6 +333,12 @@ impl Listener {
             },
             Err(error) => self.rest("cannot receive back", &error, now + ACCEPT_PAUSE),
         }
+    }
+
+    /// Who of those that [`chooser`](Self::chooser) was offered gets it.
+    pub fn choose(&mut self, candidate: &Candidate) -> Option<Choice> {
+        let giver = candidate.came_back.filter(|it| it.not_again).map(|it| it.from);
+        self.chooser.choose(&self.address, candidate.record.peer, giver)
     }
 
     /// Takes a connection back that could not be dealt; it is among the next ones again.
