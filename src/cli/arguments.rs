@@ -55,8 +55,8 @@ pub(super) enum Command {
 #[derive(Debug, Clone, Args)]
 pub(super) struct RunOptions {
     /// Where to listen before any worker runs: HOST:PORT, [IPV6]:PORT, unix:PATH, fd:N or systemd:NAME (inherited
-    /// listening sockets); with a policy of its own: ADDR,policy=NAME. Repeatable; the first is the default of workers,
-    /// which may ask for others [default: what systemd has passed; without COMMAND 127.0.0.1:8000]
+    /// listening sockets); ADDR,policy=NAME gives it a policy of its own. Repeatable; the first is the default of
+    /// workers, which may ask for others [default: what systemd has passed; without COMMAND 127.0.0.1:8000]
     #[arg(short, long, value_name = "ADDR", env = "CROUPIER_LISTEN")]
     pub(super) listen: Vec<ListenerSpecs>,
 

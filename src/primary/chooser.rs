@@ -18,6 +18,13 @@ pub struct Chooser {
     choices: Vec<Choice>,
 }
 
+impl Default for Chooser {
+    /// The rotation.
+    fn default() -> Self {
+        Self::new(&PolicyKind::default())
+    }
+}
+
 impl Chooser {
     /// One that deals by `kind`.
     pub fn new(kind: &PolicyKind) -> Self {

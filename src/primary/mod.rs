@@ -14,7 +14,7 @@
 pub mod address;
 #[cfg(feature = "admin")]
 pub mod admin;
-mod chooser;
+pub mod chooser;
 pub mod commands;
 mod dealing;
 mod dialect;
