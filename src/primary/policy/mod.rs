@@ -30,6 +30,26 @@ pub use source_hash::SourceHash;
 ///
 /// It runs in the primary's only thread, once per connection: it must not block, must not panic, and should neither
 /// do I/O nor ask for the time.
+///
+/// ```
+/// use std::net::SocketAddr;
+/// use croupier::primary::policy::{Choice, Policy, PolicyKind};
+///
+/// /// To whoever has had the fewest so far.
+/// #[derive(Debug)]
+/// struct FewestTaken;
+///
+/// impl Policy for FewestTaken {
+///     fn choose(&mut self, _client: Option<SocketAddr>, choices: &[Choice]) -> usize {
+///         let fewest = choices.iter().enumerate().min_by_key(|(_, choice)| choice.taken + choice.untaken);
+///         fewest.map_or(0, |(index, _)| index)
+///     }
+/// }
+///
+/// // For `Settings::policy`, or for one listener: `ListenerSpec { policy: Some(kind), .. }`.
+/// let kind = PolicyKind::custom("fewest-taken", || FewestTaken);
+/// # assert_eq!(kind.name(), "fewest-taken");
+/// ```
 pub trait Policy: fmt::Debug + Send {
     /// Which of `choices` gets the connection: its index.
     ///
