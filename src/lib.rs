@@ -5,7 +5,8 @@
 //! themselves: after the handoff no byte of it passes through the primary.
 //!
 //! # Promises
-//! 1. **Even.** Connections go round the workers in strict rotation, skipping those without room.
+//! 1. **Even.** Connections go round the workers in strict rotation, skipping those without room, or as another policy
+//!    says.
 //! 2. **Nothing lost.** A connection that was accepted reaches exactly one worker, or its client sees a clear end.
 //! 3. **Out of the way.** One accept, one sendmsg, one close per connection in the primary; nothing per byte.
 //! 4. **One bad worker hurts nobody else**: not the primary, not the other workers, not their clients.

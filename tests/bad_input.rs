@@ -122,6 +122,13 @@ fn bad_options_are_named_and_end_with_2() {
         (&["run", "--listen", "unix:"], &["--listen", "path is empty"]),
         (&["run", "--listen", "no-such-host.invalid:8000"], &["--listen", "no-such-host.invalid", "unknown host"]),
         (&["run", "-l", "127.0.0.1:8000", "-l", "127.0.0.1:8000"], &["127.0.0.1:8000", "twice"]),
+        (
+            &["run", "--policy", "fair"],
+            &["--policy", "\"fair\"", "round-robin, least-connections, source-hash or shared"],
+        ),
+        (&["run", "-l", "[::1]:80,policy=fair"], &["--listen", "\"fair\"", "source-hash or shared"]),
+        (&["run", "-l", "[::1]:80,colour=red"], &["--listen", "\"colour\"", "policy=NAME"]),
+        (&["run", "-l", "[::1]:80", "-l", "policy=source-hash"], &["--listen", "before any address", "ADDR,policy"]),
         (&["run", "--workers", "0"], &["--workers", "0", "auto"]),
         (&["run", "--workers", "many"], &["--workers", "many", "auto"]),
         (&["run", "--queue-max", "0"], &["--queue-max"]),
@@ -149,6 +156,8 @@ fn bad_options_are_named_and_end_with_2() {
 fn bad_variables_are_named_and_end_with_2() {
     let cases = [
         ("CROUPIER_LISTEN", "8000", "8000"),
+        ("CROUPIER_LISTEN", "policy=source-hash", "before any address"),
+        ("CROUPIER_POLICY", "fair", "least-connections"),
         ("CROUPIER_WORKERS", "0", "0"),
         ("CROUPIER_KILL_DELAY", "soon", "soon"),
         ("WEB_CONCURRENCY", "lots", "WEB_CONCURRENCY"),

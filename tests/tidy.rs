@@ -299,8 +299,12 @@ fn http_stays_out_of_the_event_loop(source: &Source) -> Vec<Finding> {
     found.map(|(line, path)| source.finding(line, format!("`{path}` here: send a command to the event loop"))).collect()
 }
 
-const PURE_FILES: [&str; 11] = [
+const PURE_FILES: [&str; 15] = [
     "src/primary/scheduler.rs",
+    "src/primary/policy/mod.rs",
+    "src/primary/policy/least_connections.rs",
+    "src/primary/policy/source_hash.rs",
+    "src/primary/listener_spec.rs",
     "src/primary/room.rs",
     "src/primary/lifecycle.rs",
     "src/primary/supervisor/mod.rs",

@@ -8,8 +8,9 @@ use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
-use crate::primary::address::Address;
 use crate::primary::commands::Scale;
+use crate::primary::listener_spec::ListenerSpecs;
+use crate::primary::policy::PolicyKind;
 use crate::primary::recycle::Spread;
 use crate::primary::settings::{NAME_MAX_BYTES, WORKERS_MAX};
 
@@ -54,14 +55,20 @@ pub(super) enum Command {
 #[derive(Debug, Clone, Args)]
 pub(super) struct RunOptions {
     /// Where to listen before any worker runs: HOST:PORT, [IPV6]:PORT, unix:PATH, fd:N or systemd:NAME (inherited
-    /// listening sockets). Repeatable; the first is the default of workers, which may ask for others [default: what
-    /// systemd has passed; without COMMAND 127.0.0.1:8000]
-    #[arg(short, long, value_name = "ADDR", env = "CROUPIER_LISTEN", value_delimiter = ',')]
-    pub(super) listen: Vec<Address>,
+    /// listening sockets); ADDR,policy=NAME gives it a policy of its own. Repeatable; the first is the default of
+    /// workers, which may ask for others [default: what systemd has passed; without COMMAND 127.0.0.1:8000]
+    #[arg(short, long, value_name = "ADDR", env = "CROUPIER_LISTEN")]
+    pub(super) listen: Vec<ListenerSpecs>,
 
     /// How many workers; auto: one per CPU that this process may use. WEB_CONCURRENCY is honoured [default: auto]
     #[arg(short, long, value_name = "N|auto", env = "CROUPIER_WORKERS")]
     pub(super) workers: Option<WorkerCount>,
+
+    /// Who gets the next connection, of those workers with room: round-robin, least-connections (whoever has the fewest
+    /// open), source-hash (the same worker for the same client IP) or shared (nobody deals: workers accept from the
+    /// socket themselves) [default: round-robin]
+    #[arg(long, value_name = "NAME", env = "CROUPIER_POLICY")]
+    pub(super) policy: Option<PolicyKind>,
 
     /// The backlog of the listeners; the kernel caps it at net.core.somaxconn [default: 4096]
     #[arg(long, value_name = "N", env = "CROUPIER_BACKLOG", value_parser = clap::value_parser!(u32).range(1..))]

@@ -44,7 +44,7 @@ fn effective(settings: &Settings, control: Option<PathBuf>) -> String {
     let text = |text: &str| serde_json::Value::from(text).to_string();
     let texts = |texts: Vec<String>| serde_json::Value::from(texts).to_string();
     let time = |time| text(&humantime::format_duration(time).to_string());
-    let Settings { listeners, bind, queue_max, connections_max, command, plan, .. } = settings;
+    let Settings { listeners, policy, bind, queue_max, connections_max, command, plan, .. } = settings;
     let words = std::iter::once(&command.program).chain(&command.arguments);
     let variables = command.variables.iter().map(|(name, value)| format!("{}={}", name.display(), value.display()));
     let respawn = match plan.respawn {
@@ -58,6 +58,7 @@ fn effective(settings: &Settings, control: Option<PathBuf>) -> String {
         format!("name = {}", text(&name)),
         format!("control = {}", text(&control.display().to_string())),
         format!("listen = {}", texts(listeners.iter().map(ToString::to_string).collect())),
+        format!("policy = {}", text(policy.name())),
         format!("workers = {}", plan.worker_count),
         format!("command = {}", texts(words.map(|word| word.to_string_lossy().into_owned()).collect())),
         format!("backlog = {}", bind.backlog),

@@ -7,6 +7,7 @@ use super::arguments::{Burst, RespawnWhen, RunOptions, WorkerCount};
 use super::inherited::Passed;
 use super::{Exit, Failure, log_writer};
 use crate::primary::address::Address;
+use crate::primary::listener_spec::ListenerSpec;
 use crate::primary::recycle::Recycle;
 use crate::primary::reexec::Invocation;
 use crate::primary::settings::{BindOptions, Command, QUEUE_MAX_DEFAULT, Settings};
@@ -26,13 +27,13 @@ const KILL_DELAY: Duration = Duration::from_secs(2);
 /// # Errors
 /// [`Exit::Usage`] for an address that is there twice, a directory that is none, and the like.
 pub(super) fn resolve(options: RunOptions, passed: Passed) -> Result<Settings, Failure> {
-    let mut listeners = options.listen;
+    let mut listeners: Vec<ListenerSpec> = options.listen.into_iter().flat_map(|specs| specs.0).collect();
     if listeners.is_empty() {
-        listeners = passed.activated();
+        listeners = passed.activated().into_iter().map(ListenerSpec::from).collect();
     }
     // A command of the user's own asks for the addresses that it wants.
     if listeners.is_empty() && options.command.is_empty() {
-        listeners.push(LISTEN.parse().expect("the default is an address"));
+        listeners.push(LISTEN.parse::<Address>().expect("the default is an address").into());
     }
     check_twice(&listeners)?;
     let burst = options.respawn_burst.unwrap_or(BURST);
@@ -61,6 +62,7 @@ pub(super) fn resolve(options: RunOptions, passed: Passed) -> Result<Settings, F
     Ok(Settings {
         name: options.name.map(|name| name.0),
         listeners,
+        policy: options.policy.unwrap_or_default(),
         bind: BindOptions {
             backlog: options.backlog.unwrap_or(BACKLOG),
             ipv6_only: options.ipv6_only,
@@ -90,9 +92,10 @@ pub(super) fn resolve(options: RunOptions, passed: Passed) -> Result<Settings, F
     })
 }
 
-fn check_twice(listeners: &[Address]) -> Result<(), Failure> {
-    for (index, address) in listeners.iter().enumerate() {
-        if listeners[..index].contains(address) && !matches!(address, Address::Tcp { port: 0, .. }) {
+fn check_twice(listeners: &[ListenerSpec]) -> Result<(), Failure> {
+    for (index, ListenerSpec { address, .. }) in listeners.iter().enumerate() {
+        let is_there = listeners[..index].iter().any(|before| before.address == *address);
+        if is_there && !matches!(address, Address::Tcp { port: 0, .. }) {
             return Err(Failure::new(Exit::Usage, format!("--listen {address} is there twice: once is enough")));
         }
     }
@@ -109,7 +112,7 @@ pub(super) fn check_listeners(settings: &Settings) -> Result<(), Failure> {
         let line = "--declared-only: no listener is declared; declare one with --listen ADDR";
         return Err(Failure::new(Exit::Usage, line));
     }
-    for address in &settings.listeners {
+    for ListenerSpec { address, .. } in &settings.listeners {
         if let Address::Tcp { host, port } = address {
             Address::resolve(host, *port).map_err(|error| {
                 Failure::new(Exit::Usage, format!("--listen {address}: unknown host ({error}); give its IP address"))

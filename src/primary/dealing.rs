@@ -1,4 +1,5 @@
-//! Dealing: one connection after the other to the worker whose turn it is. The only code that runs per connection.
+//! Dealing: one connection after the other to the worker whose turn it is, or whom a policy chooses. The only code that
+//! runs per connection.
 
 use std::io;
 use std::os::fd::AsFd;
@@ -8,10 +9,11 @@ use nix::errno::Errno;
 
 use super::lanes::Lane;
 use super::listeners::{Listener, Next};
+use super::policy::Choice;
 use super::returned::{CameBack, Candidate};
 use super::room::Impossible;
 use super::workers::Register;
-use crate::protocol::ids::{LaneId, WorkerId};
+use crate::protocol::ids::{LaneId, Slot, WorkerId};
 use crate::protocol::time::Monotonic;
 
 /// How many connections one turn of the loop deals from one listener before it looks at other things.
@@ -38,18 +40,14 @@ pub enum Stopped {
 pub fn deal(listener: &mut Listener, workers: &mut Register, sequence: &mut u64, now: Monotonic) -> Stopped {
     for _ in 0..DEALS_PER_TURN {
         // First a place, then the connection: none is accepted that nobody has room for.
-        let Some(mut slot) = listener.rotation.pick() else { return Stopped::NoRoom };
-        let Some((mut worker, mut lane)) = seat(listener, slot) else { continue };
-        let mut next = listener.next_for(worker, sequence, now);
-        if let Next::NotForThisWorker = next {
-            let Some(other) = listener.rotation.pick_other(slot) else { return Stopped::NoRoom };
-            let Some(seated) = seat(listener, other) else { continue };
-            (slot, (worker, lane)) = (other, seated);
-            next = listener.next_for(worker, sequence, now);
-        }
-        let candidate = match next {
-            Next::Connection(candidate) => counted(candidate, workers),
-            Next::Nothing | Next::NotForThisWorker | Next::Resting => return Stopped::NothingToDeal,
+        let matched = match listener.chooser.is_rotation() {
+            true => match_in_turn(listener, workers, sequence, now),
+            false => match_by_policy(listener, workers, sequence, now),
+        };
+        let Match { slot, worker, lane, candidate } = match matched {
+            Ok(Some(matched)) => matched,
+            Ok(None) => continue,
+            Err(stopped) => return stopped,
         };
         let Some(lane) = workers.lane_mut(worker, lane) else {
             listener.put_back(candidate, worker, now);
@@ -63,6 +61,78 @@ pub fn deal(listener: &mut Listener, workers: &mut Register, sequence: &mut u64,
         }
     }
     Stopped::TurnOver
+}
+
+/// A place, and a connection for it.
+struct Match {
+    slot: usize,
+    worker: WorkerId,
+    lane: LaneId,
+    candidate: Candidate,
+}
+
+/// The next connection for the worker whose turn it is. `None`: nobody sits there, it is the next one's turn.
+fn match_in_turn(
+    listener: &mut Listener,
+    workers: &mut Register,
+    sequence: &mut u64,
+    now: Monotonic,
+) -> Result<Option<Match>, Stopped> {
+    let mut slot = listener.rotation.pick().ok_or(Stopped::NoRoom)?;
+    let Some((mut worker, mut lane)) = seat(listener, slot) else { return Ok(None) };
+    let mut next = listener.next_for(worker, sequence, now);
+    if let Next::NotForThisWorker = next {
+        slot = listener.rotation.pick_other(slot).ok_or(Stopped::NoRoom)?;
+        let Some(seated) = seat(listener, slot) else { return Ok(None) };
+        (worker, lane) = seated;
+        next = listener.next_for(worker, sequence, now);
+    }
+    match next {
+        Next::Connection(candidate) => Ok(Some(Match { slot, worker, lane, candidate: counted(candidate, workers) })),
+        Next::Nothing | Next::NotForThisWorker | Next::Resting => Err(Stopped::NothingToDeal),
+    }
+}
+
+/// The next connection for the worker that the policy chooses. Everybody with room is looked at before it is accepted:
+/// the policy judges by fresh numbers, and one that cannot be believed is found while there is nothing to put back.
+fn match_by_policy(
+    listener: &mut Listener,
+    workers: &mut Register,
+    sequence: &mut u64,
+    now: Monotonic,
+) -> Result<Option<Match>, Stopped> {
+    let Listener { rotation, seats, chooser, .. } = &mut *listener;
+    let choices = rotation.in_turn().filter_map(|slot| {
+        let (worker, lane) = seats.get(slot).copied().flatten()?;
+        Some(choice(slot, worker, workers.lane_mut(worker, lane)?, now))
+    });
+    let (first, is_alone) = match chooser.offer(choices)? {
+        [] => return Err(Stopped::NoRoom),
+        [alone] => (*alone, true),
+        [first, ..] => (*first, false),
+    };
+    let next = match is_alone {
+        true => listener.next_for(first.worker, sequence, now),
+        false => listener.next_for_several(sequence, now),
+    };
+    let candidate = match next {
+        Next::Connection(candidate) => counted(candidate, workers),
+        Next::NotForThisWorker => return Err(Stopped::NoRoom),
+        Next::Nothing | Next::Resting => return Err(Stopped::NothingToDeal),
+    };
+    let slot = listener.choose(&candidate).unwrap_or(first).slot.0 as usize;
+    let Some((worker, lane)) = seat(listener, slot) else {
+        listener.put_back(candidate, first.worker, now);
+        return Ok(None);
+    };
+    Ok(Some(Match { slot, worker, lane, candidate }))
+}
+
+/// One worker with room, as a policy sees it.
+fn choice(slot: usize, worker: WorkerId, lane: &mut Lane, now: Monotonic) -> Result<Choice, Stopped> {
+    let account = lane.look(now).map_err(|impossible| Stopped::BadAccount(worker, impossible))?;
+    let (open, taken, untaken) = (account.open(), account.taken(), account.untaken());
+    Ok(Choice { slot: Slot(slot as u32), worker, open, taken, untaken })
 }
 
 /// Tells the account of a lane that has ended, and whose worker lives, what has come out of its queue.

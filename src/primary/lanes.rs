@@ -238,6 +238,15 @@ impl Lane {
         Ok(has_room)
     }
 
+    /// The account, after a look at the scoreboard.
+    ///
+    /// # Errors
+    /// [`Impossible`] counts: replace the worker.
+    pub fn look(&mut self, now: Monotonic) -> Result<&Account, Impossible> {
+        self.account.observe(self.board.counts(), now)?;
+        Ok(&self.account)
+    }
+
     /// One look for a stall; returns for how long the worker has taken nothing although something waited.
     ///
     /// # Errors

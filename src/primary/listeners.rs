@@ -9,6 +9,8 @@ use mio::{Registry, Token};
 use nix::errno::Errno;
 
 use super::address::Address;
+use super::chooser::Chooser;
+use super::policy::{Choice, PolicyKind};
 use super::reexec::baggage::{self, Baggage};
 use super::returned::{self, CameBack, Candidate, Found, REASON_COUNT, Reason, Returned};
 use super::scheduler::Rotation;
@@ -31,13 +33,13 @@ pub struct Listener {
     address: Address,
     is_ipv6_only: bool,
     is_declared: bool,
-    /// Workers get the socket itself, and nothing is dealt.
-    is_shared: bool,
     /// Since when no worker has listened here, if it is there for workers only.
     pub deserted_since: Option<Monotonic>,
     socket: Option<Socket>,
     /// Whose turn it is; the index is a slot.
     pub rotation: Rotation,
+    /// Who chooses among those with room.
+    pub chooser: Chooser,
     /// The lane that sits at each slot.
     pub seats: Vec<Option<(WorkerId, LaneId)>>,
     /// There may be a client in the backlog: set by an event, cleared by `EAGAIN`.
@@ -96,11 +98,11 @@ pub struct Saved {
     address: String,
     is_ipv6_only: bool,
     is_declared: bool,
-    is_shared: bool,
     deserted_since: Option<Monotonic>,
     socket: Option<RawFd>,
     inode: Option<u64>,
     next_slot: usize,
+    policy: String,
     seats: Vec<Option<(WorkerId, LaneId)>>,
     returned: returned::Saved,
     counters: Counters,
@@ -189,8 +191,8 @@ impl Listener {
             address,
             is_ipv6_only,
             is_declared: false,
-            is_shared: socket.takes_datagrams(),
             deserted_since: None,
+            chooser: Chooser::new(if socket.takes_datagrams() { &PolicyKind::Shared } else { &PolicyKind::RoundRobin }),
             socket: Some(socket),
             rotation: Rotation::new(),
             seats: Vec::new(),
@@ -215,12 +217,12 @@ impl Listener {
 
     /// Whether workers get the socket itself, and nothing is dealt.
     pub fn is_shared(&self) -> bool {
-        self.is_shared
+        self.chooser.shares()
     }
 
     /// The socket for workers, if it is shared.
     pub fn shared_socket(&self) -> Option<BorrowedFd<'_>> {
-        self.socket.as_ref().filter(|_| self.is_shared).map(Socket::as_fd)
+        self.socket.as_ref().filter(|_| self.is_shared()).map(Socket::as_fd)
     }
 
     /// Whether it is a UDP socket.
@@ -231,6 +233,14 @@ impl Listener {
     /// It was declared before any worker ran, and stays whoever listens.
     pub fn declared(self) -> Self {
         Self { is_declared: true, ..self }
+    }
+
+    /// It deals by this policy; a UDP socket is shared whatever the policy.
+    pub fn dealing_by(self, policy: &PolicyKind) -> Self {
+        match self.takes_datagrams() {
+            true => self,
+            false => Self { chooser: Chooser::new(policy), ..self },
+        }
     }
 
     /// Whether it was declared; otherwise it is there for those who listen on it.
@@ -245,11 +255,11 @@ impl Listener {
             address: self.address.to_string(),
             is_ipv6_only: self.is_ipv6_only,
             is_declared: self.is_declared,
-            is_shared: self.is_shared,
             deserted_since: self.deserted_since,
             socket: self.socket.as_ref().map(|socket| baggage.pack(socket.as_fd())),
             inode: self.socket.as_ref().and_then(Socket::inode),
             next_slot: self.rotation.position(),
+            policy: self.chooser.name().to_owned(),
             seats: self.seats.clone(),
             returned: self.returned.save(baggage),
             counters: self.counters,
@@ -257,23 +267,28 @@ impl Listener {
         }
     }
 
-    /// Goes on with it. Nobody has room until somebody looks.
+    /// Goes on with it. Nobody has room until somebody looks. `policy_named` knows the policies by their names; one
+    /// that has none any more is replaced by the rotation, with a warning.
     ///
     /// # Errors
     /// As [`baggage::unpack`].
-    pub fn restore(saved: Saved) -> io::Result<Self> {
+    pub fn restore(saved: Saved, policy_named: impl Fn(&str) -> Option<PolicyKind>) -> io::Result<Self> {
         let bad = |error| io::Error::new(io::ErrorKind::InvalidData, error);
         let (wanted, address) = (saved.wanted.parse().map_err(bad)?, saved.address.parse().map_err(bad)?);
         let socket = saved.socket.map(baggage::unpack).transpose()?;
+        let policy = policy_named(&saved.policy).unwrap_or_else(|| {
+            log::warn!("listener={address} policy={} is not known any more [dealing in turn]", saved.policy);
+            PolicyKind::RoundRobin
+        });
         Ok(Self {
             socket: socket.map(|fd| Socket::restore(fd, &address, saved.inode)),
             wanted,
             address,
             is_ipv6_only: saved.is_ipv6_only,
             is_declared: saved.is_declared,
-            is_shared: saved.is_shared,
             deserted_since: saved.deserted_since,
             rotation: Rotation::starting_at(saved.next_slot),
+            chooser: Chooser::new(&policy),
             seats: saved.seats,
             readable: true,
             rest: None,
@@ -309,7 +324,7 @@ impl Listener {
     /// # Errors
     /// Those of epoll_ctl(2).
     pub fn register(&mut self, registry: &Registry, token: Token) -> io::Result<()> {
-        let is_shared = self.is_shared;
+        let is_shared = self.is_shared();
         self.socket.as_mut().filter(|_| !is_shared).map_or(Ok(()), |socket| socket.register(registry, token))
     }
 
@@ -323,7 +338,7 @@ impl Listener {
         if self.rest.and_then(|rest| rest.until).is_some_and(|until| now < until) {
             return false;
         }
-        !self.returned.is_empty() || self.readable && !self.is_shared && self.socket.is_some()
+        !self.returned.is_empty() || self.readable && !self.is_shared() && self.socket.is_some()
     }
 
     /// The next connection for `worker`: first what came back, oldest first, then the backlog.
@@ -331,8 +346,18 @@ impl Listener {
         if self.returned.is_empty() {
             return self.accept(sequence, now);
         }
-        let any_other = self.has_other_than(worker);
-        match self.returned.next_for(worker, any_other) {
+        let giver = self.has_other_than(worker).then_some(worker);
+        self.next_but_from(giver, sequence, now)
+    }
+
+    /// The next connection for one of several workers with room. Somebody among them may have any: if it was given back
+    /// it must not go to its giver.
+    pub fn next_for_several(&mut self, sequence: &mut u64, now: Monotonic) -> Next {
+        self.next_but_from(None, sequence, now)
+    }
+
+    fn next_but_from(&mut self, giver: Option<WorkerId>, sequence: &mut u64, now: Monotonic) -> Next {
+        match self.returned.next_but_from(giver) {
             Ok(Found::Candidate(candidate)) => Next::Connection(candidate),
             Ok(Found::Nothing) => self.accept(sequence, now),
             Ok(Found::NotForThisWorker) => match self.accept(sequence, now) {
@@ -341,6 +366,12 @@ impl Listener {
             },
             Err(error) => self.rest("cannot receive back", &error, now + ACCEPT_PAUSE),
         }
+    }
+
+    /// Who of those that [`chooser`](Self::chooser) was offered gets it.
+    pub fn choose(&mut self, candidate: &Candidate) -> Option<Choice> {
+        let giver = candidate.came_back.filter(|it| it.not_again).map(|it| it.from);
+        self.chooser.choose(&self.address, candidate.record.peer, giver)
     }
 
     /// Takes a connection back that could not be dealt; it is among the next ones again.
@@ -410,7 +441,7 @@ impl Listener {
 
     fn accept(&mut self, sequence: &mut u64, now: Monotonic) -> Next {
         loop {
-            let Some(socket) = self.socket.as_ref().filter(|_| self.readable && !self.is_shared) else {
+            let Some(socket) = self.socket.as_ref().filter(|_| self.readable && !self.is_shared()) else {
                 return Next::Nothing;
             };
             match socket.accept() {
@@ -484,7 +515,7 @@ impl Listener {
 
     /// Nobody new is let in, and no worker takes those who are there.
     pub fn is_deserted(&self) -> bool {
-        self.ending == Some(Ending::Emptying) && !self.is_shared && self.seats.iter().all(Option::is_none)
+        self.ending == Some(Ending::Emptying) && !self.is_shared() && self.seats.iter().all(Option::is_none)
     }
 
     /// Nobody waits to be accepted. While no worker has room nobody accepts either, so that no `EAGAIN` has said so:

@@ -3,6 +3,7 @@
 //! ```text
 //!   readiness ─▶ event_loop ─▶ pure decision ─▶ effect ─▶ event_loop ─▶ I/O
 //!                              scheduler   whose turn it is
+//!                              policy      who gets it, of those with room
 //!                              room        who has room
 //!                              stall       who does not take
 //!                              lifecycle   where a worker stands
@@ -13,13 +14,16 @@
 pub mod address;
 #[cfg(feature = "admin")]
 pub mod admin;
+pub mod chooser;
 pub mod commands;
 mod dealing;
 mod dialect;
 mod event_loop;
 mod lanes;
 mod lifecycle;
+pub mod listener_spec;
 mod listeners;
+pub mod policy;
 pub mod recycle;
 pub mod reexec;
 mod returned;

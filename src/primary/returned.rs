@@ -192,13 +192,12 @@ impl Returned {
         self.held.len() < HELD_MAX
     }
 
-    /// The oldest one that may go to `worker`. `any_other`: somebody else is ready, so that what `worker` gave back
-    /// can wait for them.
+    /// The oldest one; but not of those that `giver` gave back, which wait for somebody else.
     ///
     /// # Errors
     /// `EMFILE`, `ENOMEM`: there is nothing to receive it with. It stays in its queue; again later.
-    pub fn next_for(&mut self, worker: WorkerId, any_other: bool) -> io::Result<Found> {
-        let may_go = |it: &CameBack| !any_other || !it.not_again || it.from != worker;
+    pub fn next_but_from(&mut self, giver: Option<WorkerId>) -> io::Result<Found> {
+        let may_go = |it: &CameBack| !it.not_again || Some(it.from) != giver;
         loop {
             let held = self.held.iter().enumerate().find(|(_, (.., came_back))| may_go(came_back));
             let held = held.map(|(index, (record, ..))| (record.sequence, index));
@@ -369,8 +368,8 @@ mod tests {
         CameBack { reason: Reason::GivenBack, at: Monotonic { ns: 1 }, from, not_again: true, uncounted: None }
     }
 
-    fn next(returned: &mut Returned, worker: WorkerId, any_other: bool) -> Option<u64> {
-        match returned.next_for(worker, any_other).unwrap() {
+    fn next(returned: &mut Returned, giver: Option<WorkerId>) -> Option<u64> {
+        match returned.next_but_from(giver).unwrap() {
             Found::Candidate(candidate) => Some(candidate.record.sequence),
             Found::NotForThisWorker | Found::Nothing => None,
         }
@@ -390,7 +389,7 @@ mod tests {
         returned.inherit_untaken(untaken(&[1, 6]), (A, LaneId(1)), Monotonic::default());
         returned.hold(record(4), some_fd(), came_back(A));
         returned.hold(record(3), some_fd(), came_back(A));
-        let order: Vec<_> = std::iter::from_fn(|| next(&mut returned, B, true)).collect();
+        let order: Vec<_> = std::iter::from_fn(|| next(&mut returned, Some(B))).collect();
         assert_eq!(order, [1, 2, 3, 4, 5, 6]);
         assert!(returned.is_empty());
     }
@@ -405,8 +404,8 @@ mod tests {
         drop(worker);
         let mut returned = Returned::default();
         returned.inherit_given_back(primary, A, Monotonic::default());
-        assert_eq!(next(&mut returned, B, true), Some(9));
-        assert_eq!(next(&mut returned, B, true), None);
+        assert_eq!(next(&mut returned, Some(B)), Some(9));
+        assert_eq!(next(&mut returned, Some(B)), None);
         assert!(returned.is_empty());
     }
 
@@ -414,17 +413,17 @@ mod tests {
     fn nobody_gets_back_what_it_gave_back_while_another_is_ready() {
         let mut returned = Returned::default();
         returned.hold(record(1), some_fd(), came_back(A));
-        assert!(matches!(returned.next_for(A, true).unwrap(), Found::NotForThisWorker));
+        assert!(matches!(returned.next_but_from(Some(A)).unwrap(), Found::NotForThisWorker));
         returned.hold(record(2), some_fd(), came_back(B));
-        assert_eq!(next(&mut returned, A, true), Some(2), "a younger one that may go there");
-        assert_eq!(next(&mut returned, A, false), Some(1), "alone, it has to");
+        assert_eq!(next(&mut returned, Some(A)), Some(2), "a younger one that may go there");
+        assert_eq!(next(&mut returned, None), Some(1), "alone, it has to");
     }
 
     #[test]
     fn what_a_worker_had_not_taken_may_go_there_again() {
         let mut returned = Returned::default();
         returned.hold(record(1), some_fd(), CameBack { not_again: false, ..came_back(A) });
-        assert_eq!(next(&mut returned, A, true), Some(1));
+        assert_eq!(next(&mut returned, Some(A)), Some(1));
     }
 
     #[test]
@@ -435,7 +434,7 @@ mod tests {
         assert_eq!(due, came_back(A).at + NOT_AGAIN_FOR);
         assert_eq!(returned.expire(NOT_AGAIN_FOR * 30, due), 0);
         assert_eq!(returned.deadline(NOT_AGAIN_FOR * 30), Some(came_back(A).at + NOT_AGAIN_FOR * 30));
-        assert_eq!(next(&mut returned, A, true), Some(1));
+        assert_eq!(next(&mut returned, Some(A)), Some(1));
     }
 
     #[test]

@@ -44,6 +44,11 @@ impl Rotation {
         others.find(|other| *other != slot)
     }
 
+    /// All slots with room, beginning with the one whose turn it is.
+    pub fn in_turn(&self) -> impl Iterator<Item = usize> {
+        self.with_room.from(self.next).chain(self.with_room.from(0).take_while(|slot| *slot < self.next))
+    }
+
     /// `slot` has had its turn.
     pub fn advance(&mut self, slot: usize) {
         self.next = slot + 1;
@@ -69,6 +74,11 @@ impl Bits {
         }
         assign(&mut self.words[word], index % WORD, value);
         assign(&mut self.summary[word / WORD], word % WORD, self.words[word] != 0);
+    }
+
+    /// All members that are `from` or more.
+    fn from(&self, from: usize) -> impl Iterator<Item = usize> {
+        std::iter::successors(self.first_from(from), |member| self.first_from(member + 1))
     }
 
     /// The smallest member that is `from` or more.
@@ -169,6 +179,8 @@ mod tests {
                 for _ in 0..deals {
                     let expected = (0..size).map(|step| (next + step) % size).find(|slot| plain[*slot]);
                     prop_assert_eq!(rotation.pick(), expected);
+                    let all = (0..size).map(|step| (next + step) % size).filter(|slot| plain[*slot]);
+                    prop_assert!(rotation.in_turn().eq(all));
                     if let Some(slot) = expected {
                         rotation.advance(slot);
                         next = (slot + 1) % size;

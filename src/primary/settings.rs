@@ -6,6 +6,8 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use super::address::Address;
+use super::listener_spec::ListenerSpec;
+use super::policy::PolicyKind;
 use super::recycle::Recycle;
 use super::reexec::Invocation;
 pub use super::socket::BindOptions;
@@ -19,7 +21,9 @@ pub struct Settings {
     pub name: Option<String>,
     /// Bound in this order before any worker starts. Workers may ask for others, unless
     /// [`declared_only`](Self::declared_only).
-    pub listeners: Vec<Address>,
+    pub listeners: Vec<ListenerSpec>,
+    /// Who gets the connections of a listener that does not say so itself.
+    pub policy: PolicyKind,
     /// How they are bound; and those of workers, where these do not say otherwise.
     pub bind: BindOptions,
     /// Workers get declared listeners only.
@@ -105,8 +109,14 @@ impl Settings {
             }
             (Address::Fd(_) | Address::Systemd(_), _) => format!("croupier-{first}").replace('/', "-"),
         };
-        let given = self.name.clone().or_else(|| self.listeners.first().map(of_listener));
+        let given = self.name.clone().or_else(|| self.listeners.first().map(|spec| of_listener(&spec.address)));
         given.filter(|name| name.len() <= NAME_MAX_BYTES).unwrap_or_else(|| format!("croupier-{}", std::process::id()))
+    }
+
+    /// The policy of this name, if it is among these settings or built in.
+    pub fn policy_named(&self, name: &str) -> Option<PolicyKind> {
+        let own = self.listeners.iter().filter_map(|spec| spec.policy.as_ref()).chain([&self.policy]);
+        own.chain(&PolicyKind::BUILT_IN).find(|kind| kind.name() == name).cloned()
     }
 }
 

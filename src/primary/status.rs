@@ -76,6 +76,8 @@ pub struct WorkerStatus {
 pub struct ListenerStatus {
     /// With the real port.
     pub address: String,
+    /// Who gets its connections: the name of a policy.
+    pub policy: String,
     /// Connections accepted.
     pub accepted: u64,
     /// Deals, those of connections that had come back included.

@@ -1,14 +1,15 @@
 //! A simulation of dealing: one listener, several workers, a clock that is a number, and everything that can go wrong.
 //!
-//! The decisions are the real ones: the rotation, the account, the stall, the supervisor and the handshake of the
-//! scoreboard. Around them is a model of the rest: connections are numbers in the order of their accept, a queue of the
-//! kernel is a list that two sides can receive from, kicks and words arrive late. Workers stall, refuse, pause, give
-//! back, die, close their lanes and are replaced; the primary is upgraded at any moment.
+//! The decisions are the real ones: the rotation, the policies, the account, the stall, the supervisor and the
+//! handshake of the scoreboard. Around them is a model of the rest: connections are numbers in the order of their
+//! accept, a queue of the kernel is a list that two sides can receive from, kicks and words arrive late. Workers stall,
+//! refuse, pause, give back, die, close their lanes and are replaced; the primary is upgraded at any moment.
 //!
 //! Proptest prints the steps of a failure, shrunk, and the seed with which it comes again. [`Fault`] are mistakes that
 //! the primary could make; a test shows that each would be found.
 
 mod kernel;
+mod policies;
 mod primary;
 mod watch;
 
@@ -28,6 +29,7 @@ use proptest::strategy::ValueTree;
 use proptest::test_runner::{Config, RngAlgorithm, TestRng, TestRunner};
 
 use kernel::{Connection, Kernel};
+use policies::Dealing;
 use primary::{DEAL_PAUSE, LOOK_EVERY, NOT_AGAIN_FOR, Phase, Primary, Remnant};
 use watch::Watch;
 
@@ -39,6 +41,7 @@ struct World {
     socket_max: usize,
     held_max: usize,
     reload_parallel: u32,
+    dealing: Dealing,
     fault: Option<Fault>,
 }
 
@@ -59,6 +62,7 @@ enum Fault {
     SeatsWhoWasTurnedAway,
     StartsTheRotationAnew,
     LooksForNoRoomAfterAnUpgrade,
+    JudgesByOldNumbers,
 }
 
 struct Simulation {
@@ -84,7 +88,7 @@ impl Simulation {
             reload_parallel: world.reload_parallel,
         };
         let now = Monotonic { ns: 1_000_000_000 };
-        let primary = Primary::new(Supervisor::new(plan));
+        let primary = Primary::new(Supervisor::new(plan), world.dealing.chooser());
         let kernel = Kernel::new(world.socket_max);
         let mut simulation = Self { world, now, kernel, primary, watch: Watch::default() };
         simulation.decide(Event::Begun);
@@ -366,10 +370,10 @@ fn worlds() -> impl Strategy<Value = World> {
     let socket_max = prop_oneof![4 => Just(278usize), 1 => 1usize..5];
     let held_max = prop_oneof![Just(1024usize), 1usize..6];
     let bounds = prop_oneof![4 => (1u64..9, 1u64..20), 1 => (SLOW_QUEUE_MAX..40, 20u64..80)];
-    (1u32..7, bounds, socket_max, held_max, 1u32..3).prop_map(
-        |(slots, (queue_max, connections_max), socket_max, held_max, reload_parallel)| {
+    (1u32..7, bounds, socket_max, held_max, 1u32..3, Dealing::any()).prop_map(
+        |(slots, (queue_max, connections_max), socket_max, held_max, reload_parallel, dealing)| {
             let bounds = Bounds { queue_max, connections_max };
-            World { slots, bounds, socket_max, held_max, reload_parallel, fault: None }
+            World { slots, bounds, socket_max, held_max, reload_parallel, dealing, fault: None }
         },
     )
 }
@@ -431,7 +435,7 @@ fn play_and_run_dry(world: World, steps: &[Step]) {
 proptest! {
     #![proptest_config(Config { cases: 256, ..Config::default() })]
 
-    /// The checks on the way are in [`Watch::dealt`], [`Simulation::check_deal`] and
+    /// The checks on the way are in [`Watch::dealt`], [`Simulation::check_choice`], [`Simulation::check_deal`] and
     /// [`Simulation::assert_nothing_lost`].
     #[test]
     fn in_the_end_every_connection_has_been_served_by_one_worker(world in worlds(), steps in steps()) {
@@ -456,7 +460,7 @@ proptest! {
     /// With everybody quick, the shares are even whatever the bounds are, over upgrades too.
     #[test]
     fn shares_differ_by_at_most_one_when_everybody_has_room(world in worlds(), connections in 1u64..300) {
-        let mut simulation = Simulation::new(world);
+        let mut simulation = Simulation::new(World { dealing: Dealing::RoundRobin, ..world });
         for number in 0..connections {
             simulation.step(Step::Arrive(1));
             simulation.settle();
@@ -512,7 +516,7 @@ fn play_no_place(fault: Option<Fault>) {
 
 fn little_world(socket_max: usize, fault: Option<Fault>) -> World {
     let bounds = Bounds { queue_max: 4, connections_max: 100 };
-    World { slots: 2, bounds, socket_max, held_max: 1, reload_parallel: 1, fault }
+    World { slots: 2, bounds, socket_max, held_max: 1, reload_parallel: 1, dealing: Dealing::RoundRobin, fault }
 }
 
 #[test]
@@ -557,6 +561,7 @@ fn every_fault_is_found() {
         Fault::SeatsWhoWasTurnedAway,
         Fault::StartsTheRotationAnew,
         Fault::LooksForNoRoomAfterAnUpgrade,
+        Fault::JudgesByOldNumbers,
     ];
     let tries: Vec<(Fault, Option<u32>)> = faults.into_iter().map(|fault| (fault, find(fault))).collect();
     assert!(tries.iter().all(|(_, tries)| tries.is_some()), "{tries:?}");
@@ -566,7 +571,7 @@ fn every_fault_is_found() {
 #[test]
 fn what_a_dead_worker_left_is_dealt_first_and_oldest_first() {
     let bounds = Bounds { queue_max: 4, connections_max: 100 };
-    let world = World { slots: 3, bounds, socket_max: 278, held_max: 1024, reload_parallel: 1, fault: None };
+    let world = World { slots: 3, held_max: 1024, bounds, ..little_world(278, None) };
     let mut simulation = Simulation::new(world);
     simulation.step(Step::Arrive(14));
     simulation.turn();

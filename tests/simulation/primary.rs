@@ -6,6 +6,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use croupier::primary::chooser::Chooser;
 use croupier::primary::room::Account;
 use croupier::primary::scheduler::Rotation;
 use croupier::primary::stall::{LOOKS, Stall};
@@ -38,7 +39,9 @@ pub struct Primary {
     last_id: u32,
     next_slot: usize,
     #[serde(skip)]
-    rotation: Rotation,
+    pub rotation: Rotation,
+    #[serde(skip)]
+    pub chooser: Chooser,
     #[serde(skip)]
     pub rest_until: Option<Monotonic>,
     #[serde(skip)]
@@ -75,9 +78,9 @@ pub struct Lane {
 #[derive(Debug, Clone, Copy, Serialize, Deserialize)]
 pub struct Held {
     pub connection: Connection,
-    from: WorkerId,
+    pub from: WorkerId,
     at: Monotonic,
-    not_again: bool,
+    pub not_again: bool,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -86,14 +89,31 @@ pub enum Remnant {
     GivenBack(usize),
 }
 
-enum Next {
+pub enum Next {
     Connection(Connection, Option<Held>),
     NotForThisWorker,
     Nothing,
 }
 
+/// A place, and a connection for it.
+pub struct Match {
+    pub slot: usize,
+    /// Whose turn it was, if what there is must not go there.
+    pub passed: Option<usize>,
+    pub worker: WorkerId,
+    pub channel: usize,
+    pub connection: Connection,
+    pub held: Option<Held>,
+}
+
+pub enum Matched {
+    Match(Match),
+    Vacant,
+    Nothing,
+}
+
 impl Primary {
-    pub fn new(supervisor: Supervisor) -> Self {
+    pub fn new(supervisor: Supervisor, chooser: Chooser) -> Self {
         Self {
             supervisor,
             workers: BTreeMap::new(),
@@ -104,6 +124,7 @@ impl Primary {
             last_id: 0,
             next_slot: 0,
             rotation: Rotation::new(),
+            chooser,
             rest_until: None,
             unheard: Vec::new(),
             next_look: None,
@@ -170,19 +191,14 @@ impl Simulation {
 
     fn deal(&mut self) {
         for _ in 0..DEALS_PER_TURN {
-            let Some(mut slot) = self.primary.rotation.pick() else { return };
-            let Some((mut worker, mut channel)) = self.seat(slot) else { continue };
-            let mut passed = None;
             let heads = self.heads();
-            let mut next = self.next_for(worker);
-            if let Next::NotForThisWorker = next {
-                let Some(other) = self.primary.rotation.pick_other(slot) else { return };
-                let Some(seated) = self.seat(other) else { continue };
-                passed = Some(slot);
-                (slot, (worker, channel)) = (other, seated);
-                next = self.next_for(worker);
-            }
-            let Next::Connection(connection, held) = next else { return };
+            let is_rotation = self.primary.chooser.is_rotation();
+            let matched = if is_rotation { self.match_in_turn() } else { self.match_by_policy() };
+            let Match { slot, passed, worker, channel, connection, held } = match matched {
+                Matched::Match(it) => it,
+                Matched::Vacant => continue,
+                Matched::Nothing => return,
+            };
             let never = Held { connection, from: worker, at: self.now, not_again: false };
             let has_room = if std::mem::take(&mut self.kernel.is_exhausted) {
                 self.primary.hold(held.unwrap_or(never));
@@ -193,7 +209,11 @@ impl Simulation {
                 self.with_lane_and_board(channel, Lane::ask_for_kick_at_next_take)
             } else {
                 self.check_deal(worker, channel, connection, &heads);
-                passed.into_iter().chain([slot]).for_each(|slot| self.watch.dealt(slot));
+                if is_rotation {
+                    passed.into_iter().chain([slot]).for_each(|slot| self.watch.dealt(slot));
+                } else {
+                    self.watch.deals.push(slot);
+                }
                 self.watch.givers.remove(&connection);
                 self.kernel.channels[channel].down.push_back(Down::Connection(connection));
                 self.primary.rotation.advance(slot);
@@ -207,8 +227,24 @@ impl Simulation {
         }
     }
 
+    fn match_in_turn(&mut self) -> Matched {
+        let Some(mut slot) = self.primary.rotation.pick() else { return Matched::Nothing };
+        let Some((mut worker, mut channel)) = self.seat(slot) else { return Matched::Vacant };
+        let mut passed = None;
+        let mut next = self.next_for(worker);
+        if let Next::NotForThisWorker = next {
+            let Some(other) = self.primary.rotation.pick_other(slot) else { return Matched::Nothing };
+            let Some(seated) = self.seat(other) else { return Matched::Vacant };
+            passed = Some(slot);
+            (slot, (worker, channel)) = (other, seated);
+            next = self.next_for(worker);
+        }
+        let Next::Connection(connection, held) = next else { return Matched::Nothing };
+        Matched::Match(Match { slot, passed, worker, channel, connection, held })
+    }
+
     /// Who sits at `slot`. A slot where nobody sits has no room.
-    fn seat(&mut self, slot: usize) -> Option<(WorkerId, usize)> {
+    pub fn seat(&mut self, slot: usize) -> Option<(WorkerId, usize)> {
         let seated = self.primary.seats.get(slot).copied().flatten();
         if seated.is_none() {
             self.set_room(slot, false);
@@ -216,10 +252,15 @@ impl Simulation {
         seated
     }
 
+    pub fn next_for(&mut self, worker: WorkerId) -> Next {
+        let any_other = self.primary.has_other_than(worker);
+        self.next_but_from(any_other.then_some(worker))
+    }
+
     /// What came back first, oldest first (of several queues: the one with the oldest head), then the backlog.
-    fn next_for(&mut self, worker: WorkerId) -> Next {
+    pub fn next_but_from(&mut self, giver: Option<WorkerId>) -> Next {
         let (primary, kernel) = (&mut self.primary, &mut self.kernel);
-        let (channels, any_other) = (&mut kernel.channels, primary.has_other_than(worker));
+        let channels = &mut kernel.channels;
         primary.remnants.retain(|remnant| match remnant {
             Remnant::Untaken(channel) => !channels[*channel].down.is_empty(),
             Remnant::GivenBack(channel) => channels[*channel].given_back().next().is_some(),
@@ -230,7 +271,7 @@ impl Simulation {
             return Next::Connection(connection, None);
         }
         let to_giver = self.world.fault == Some(Fault::DealsToTheGiver);
-        let may_go = |held: &Held| to_giver || !any_other || !held.not_again || held.from != worker;
+        let may_go = |held: &Held| to_giver || !held.not_again || Some(held.from) != giver;
         loop {
             let held = primary.held.iter().position(may_go);
             let queued = (0..primary.remnants.len()).min_by_key(|index| match primary.remnants[*index] {
@@ -251,6 +292,8 @@ impl Simulation {
                         primary.remnants.swap_remove(index);
                         continue;
                     };
+                    let (Remnant::Untaken(channel) | Remnant::GivenBack(channel)) = primary.remnants[index];
+                    let from = channels[channel].worker;
                     match primary.remnants[index] {
                         Remnant::Untaken(channel) => {
                             while channels[channel].down.pop_front() == Some(Down::Probe) {}
@@ -260,7 +303,7 @@ impl Simulation {
                         }
                         Remnant::GivenBack(channel) => while channels[channel].up.pop_front() == Some(Up::Kick) {},
                     }
-                    let held = Held { connection, from: worker, at: self.now, not_again: false };
+                    let held = Held { connection, from, at: self.now, not_again: false };
                     return Next::Connection(connection, Some(held));
                 }
                 (_, None) => {
@@ -620,6 +663,7 @@ impl Simulation {
         self.primary = serde_json::from_str(&state).expect("it can be read");
         let next_slot = if self.world.fault == Some(Fault::StartsTheRotationAnew) { 0 } else { self.primary.next_slot };
         self.primary.rotation = Rotation::starting_at(next_slot);
+        self.primary.chooser = self.world.dealing.chooser();
         let had_room = std::mem::take(&mut self.watch.with_room_since);
         let lanes: Vec<usize> = self.primary.lanes.keys().copied().collect();
         for channel in lanes {

@@ -1,6 +1,7 @@
 //! An independent account of whose turn it was, and of who gave what back.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
 
 use croupier::protocol::ids::WorkerId;
 use croupier::protocol::time::Monotonic;
@@ -16,6 +17,8 @@ pub struct Watch {
     /// Connections that were given back and not dealt since: by whom, and when that was heard.
     pub givers: BTreeMap<Connection, (WorkerId, Monotonic)>,
     pub reclaimed: usize,
+    /// Dealing by source: of each client, which slots it was dealt to although which others had room.
+    pub preferred: BTreeMap<IpAddr, BTreeSet<(usize, usize)>>,
 }
 
 impl Watch {

@@ -25,9 +25,10 @@ pub(super) fn of_status(status: &Status) -> String {
     [head, align(&listeners.collect::<Vec<_>>()), align(&workers.collect::<Vec<_>>())].join("\n")
 }
 
-const LISTENER_TITLES: [&str; 7] = ["LISTENER", "ACCEPTED", "DEALT", "REDEALT", "EXPIRED", "RETURNED", "STATE"];
+const LISTENER_TITLES: [&str; 8] =
+    ["LISTENER", "POLICY", "ACCEPTED", "DEALT", "REDEALT", "EXPIRED", "RETURNED", "STATE"];
 
-fn of_listener(listener: &ListenerStatus) -> [String; 7] {
+fn of_listener(listener: &ListenerStatus) -> [String; 8] {
     let redealt = listener.redealt;
     let state = match (listener.paused, listener.is_asked_for) {
         (true, _) => "paused",
@@ -36,6 +37,7 @@ fn of_listener(listener: &ListenerStatus) -> [String; 7] {
     };
     [
         listener.address.clone(),
+        listener.policy.clone(),
         listener.accepted.to_string(),
         listener.dealt.to_string(),
         (redealt.untaken + redealt.reclaimed + redealt.given_back + redealt.unsent).to_string(),

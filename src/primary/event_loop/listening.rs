@@ -20,6 +20,7 @@ use crate::primary::address::Address;
 use crate::primary::dialect::{Grant, ListenRequest};
 use crate::primary::lanes::Phase;
 use crate::primary::lifecycle::{self, State};
+use crate::primary::listener_spec::ListenerSpec;
 use crate::primary::listeners::{BindError, Listener};
 use crate::primary::room::Bounds;
 use crate::primary::settings::{BindOptions, Inherited, LISTENERS_MAX, OPEN_FILES_RESERVED};
@@ -46,7 +47,8 @@ fn refusal<T>(errno: Errno, reason: impl Into<String>) -> Result<T, Refusal> {
 
 impl Primary {
     /// Binds a listener that is there before any worker runs.
-    pub(super) fn declare(&mut self, address: &Address) -> Result<(), BindError> {
+    pub(super) fn declare(&mut self, spec: &ListenerSpec) -> Result<(), BindError> {
+        let address = &spec.address;
         let inherited = |is_it: &dyn Fn(&Inherited) -> bool| {
             let found = self.settings.inherited.iter().find(|it| is_it(it)).map(|it| it.fd);
             let fd = found.ok_or_else(|| io::Error::from_raw_os_error(nix::libc::EBADF)).and_then(fd_passing::adopt_fd);
@@ -57,7 +59,8 @@ impl Primary {
             Address::Fd(number) => Listener::inherit(address, inherited(&|it| it.fd == *number)?)?,
             Address::Systemd(name) => Listener::inherit(address, inherited(&|it| it.name.as_ref() == Some(name))?)?,
         };
-        self.add_listener(listener.declared()).map_err(|error| BindError::new(address, error))?;
+        let policy = spec.policy.as_ref().unwrap_or(&self.settings.policy);
+        self.add_listener(listener.declared().dealing_by(policy)).map_err(|error| BindError::new(address, error))?;
         Ok(())
     }
 
@@ -172,7 +175,7 @@ impl Primary {
         };
         let bound = match wish.datagrams {
             true => Listener::bind_datagrams(address, wish),
-            false => Listener::bind(address, &options),
+            false => Listener::bind(address, &options).map(|listener| listener.dealing_by(&self.settings.policy)),
         };
         let listener = match bound {
             Ok(listener) => listener,

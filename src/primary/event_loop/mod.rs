@@ -109,8 +109,8 @@ impl Primary {
     /// [`StartError`]; what was bound is released again.
     pub fn bind(settings: Settings) -> Result<Self, StartError> {
         let mut primary = Self::new(settings, Poll::new()?)?;
-        for address in primary.settings.listeners.clone() {
-            primary.declare(&address)?;
+        for spec in primary.settings.listeners.clone() {
+            primary.declare(&spec)?;
         }
         primary.name = primary.settings.name_with(primary.listeners.first().map(Listener::address));
         Ok(primary)

@@ -73,6 +73,7 @@ fn of_listener(listener: &Listener) -> ListenerStatus {
     let redealt = |reason: Reason| counters.redealt[reason as usize];
     ListenerStatus {
         address: listener.address().to_string(),
+        policy: listener.chooser.name().to_owned(),
         accepted: counters.accepted,
         dealt: counters.dealt,
         redealt: Redealt {

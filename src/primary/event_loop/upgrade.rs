@@ -31,7 +31,9 @@ impl Primary {
         (primary.started_at, primary.started_unix_seconds) = (state.started_at, state.started_unix_seconds);
         primary.supervisor = state.supervisor;
         primary.supervisor.set_plan(primary.settings.plan);
-        primary.listeners = state.listeners.into_iter().map(Listener::restore).collect::<io::Result<_>>()?;
+        let policy_named = |name: &str| primary.settings.policy_named(name);
+        let listeners = state.listeners.into_iter().map(|saved| Listener::restore(saved, policy_named));
+        primary.listeners = listeners.collect::<io::Result<_>>()?;
         primary.retired = state.retired;
         primary.workers = Register::restore(state.workers, state.last_id, state.slot_starts)?;
         primary.register_everything()?;
