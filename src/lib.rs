@@ -21,7 +21,8 @@
 //! use std::io::Write;
 //!
 //! let listener = croupier::worker::Listener::bind("127.0.0.1:8000")?;
-//! while let Some(mut connection) = listener.accept()? {
+//! for connection in listener.incoming() {
+//!     let mut connection = connection?;
 //!     let _ = writeln!(connection, "hello {:?}", connection.peer_addr());
 //! }
 //! # Ok(())

@@ -10,8 +10,8 @@
 //!
 //! fn main() -> std::io::Result<()> {
 //!     let listener = Listener::bind("127.0.0.1:8000")?;
-//!     while let Some(connection) = listener.accept()? {
-//!         let _ = serve(connection); // a client that goes away is its own affair
+//!     for connection in listener.incoming() {
+//!         let _ = serve(connection?); // a client that goes away is its own affair
 //!     }
 //!     Ok(()) // the primary has ended the listener, and everything it had dealt has been served
 //! }
@@ -23,7 +23,7 @@
 //! }
 //! ```
 //!
-//! Three ways to accept: blocking ([`Listener::accept`], from any number of threads), non-blocking
+//! Three ways to accept: blocking ([`Listener::incoming`] or [`Listener::accept`], from any number of threads), non-blocking
 //! ([`Listener::try_accept`] with mio), and the [`event_loop`], where a server is one small trait and draining is
 //! taken care of.
 //!
@@ -32,10 +32,12 @@
 
 mod connection;
 pub mod event_loop;
+mod incoming;
 mod lane;
 mod listener;
 mod membership;
 
 pub use connection::{Connection, CountGuard, NotGivenBack, Stream};
+pub use incoming::Incoming;
 pub use listener::{ListenOptions, Listener};
 pub use membership::{Drain, ORPHAN_GRACE, Worker};
