@@ -309,8 +309,23 @@ impl Listener {
         matches!(self.source, Source::Lane { .. })
     }
 
-    fn is_to_end(&self) -> bool {
+    pub(super) fn is_to_end(&self) -> bool {
         self.alone_under.as_ref().is_some_and(|worker| worker.drain().is_some())
+    }
+
+    /// Whose order to drain ends it: only a socket of this process's own has no end of its own.
+    #[cfg(feature = "tokio")]
+    pub(super) fn alone_under(&self) -> Option<&Worker> {
+        self.alone_under.as_ref()
+    }
+
+    /// Who it listens for; `None` without a primary.
+    #[cfg(feature = "tokio")]
+    pub(super) fn worker(&self) -> Option<&Worker> {
+        match &self.source {
+            Source::Lane { worker, .. } => Some(worker),
+            Source::Tcp(_) | Source::Unix(_) => self.alone_under.as_ref(),
+        }
     }
 
     fn wait_readable(&self) -> io::Result<()> {

@@ -36,6 +36,8 @@ mod incoming;
 mod lane;
 mod listener;
 mod membership;
+#[cfg(feature = "tokio")]
+pub mod tokio;
 
 pub use connection::{Connection, CountGuard, NotGivenBack, Stream};
 pub use incoming::Incoming;
