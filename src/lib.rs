@@ -32,7 +32,8 @@
 //!
 //! # Features
 //! `worker` and `primary` are the two libraries; `cli` (the default) is the command and needs both. A server wants
-//! `default-features = false, features = ["worker"]`.
+//! `default-features = false, features = ["worker"]`; `tokio` and `axum` in its place add the async listener, and the
+//! one for `axum::serve`.
 
 #[cfg(not(all(target_os = "linux", target_pointer_width = "64")))]
 compile_error!("croupier runs on 64-bit Linux only: it passes connections with SCM_RIGHTS, pidfds and sealed memfds");

@@ -1,10 +1,10 @@
-//! Workers on tokio, under a primary and alone.
+//! Workers on tokio: the library's listener and connections, and the axum example, under a primary and alone.
 
 mod support;
 
 use std::collections::BTreeSet;
 use std::io::ErrorKind;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::pin::Pin;
 use std::process::Stdio;
 use std::sync::Arc;
@@ -240,6 +240,107 @@ fn a_connection_without_a_primary_cannot_be_given_back_and_stays_usable() {
     });
 }
 
+// The example.
+
+#[test]
+fn the_axum_example_is_dealt_connections_and_knows_its_clients() {
+    let mut croupier = of_axum_example(&["--workers", "2"]);
+    let address = croupier.wait_ready(2);
+    let mut clients: Vec<Client> = (0..10).map(|_| Client::connect(&address).unwrap()).collect();
+    for _ in 0..3 {
+        let pids: Vec<i32> = clients
+            .iter_mut()
+            .map(|client| {
+                let body = client.get().unwrap().body;
+                assert!(body.starts_with(&format!("hello {} from", client.own_address())), "{body}");
+                pid_in(&body)
+            })
+            .collect();
+        let turns = pids.windows(3).all(|turn| turn[0] == turn[2] && turn[0] != turn[1]);
+        assert!(turns, "the connections stay where they were dealt: {pids:?}");
+    }
+    croupier.signal(Signal::SIGTERM);
+    for client in &mut clients {
+        assert_eq!(client.rest().unwrap(), b"", "an idle connection ends with a FIN");
+    }
+    assert_eq!(croupier.wait_exit(), Some(0));
+    assert_eq!(croupier.log().count("exited code=0"), 2, "{}", croupier.log());
+}
+
+#[test]
+fn a_reload_of_the_axum_example_loses_no_new_connection_and_finishes_what_is_in_progress() {
+    let mut croupier = of_axum_example(&["--workers", "2"]);
+    let address = croupier.wait_ready(2);
+    let load = Load::start(&address, 6, 0);
+    for generation in 1..=5 {
+        let before = croupier.started();
+        let mut slow = Client::connect(&address).unwrap();
+        slow.send("GET /slow HTTP/1.1\r\nhost: test\r\n\r\n").unwrap();
+        croupier.signal(Signal::SIGHUP);
+        croupier.log().wait_for(&format!("reload done generation={generation}"));
+        let response = slow.response().unwrap();
+        assert_eq!((response.status, response.body.as_str()), (200, "done\n"));
+        croupier.log().wait_for_count("exited code=0", before.len());
+        load.wait_for(50);
+    }
+    load.end();
+    assert_eq!(croupier.terminate(), Some(0));
+}
+
+#[test]
+fn a_silent_connection_of_the_axum_example_moves_at_a_reload_and_ends_at_the_end() {
+    let mut croupier = of_axum_example(&["--workers", "1"]);
+    let address = croupier.wait_ready(1);
+    let mut silent = Client::connect(&address).unwrap();
+    // Taken after the silent one, so that is taken too.
+    let first = pid_in(&http::get(&address).unwrap().body);
+    croupier.signal(Signal::SIGHUP);
+    croupier.log().wait_for(&format!("worker=1 pid={first} exited code=0"));
+    let second = pid_in(&silent.get().unwrap().body);
+    assert_eq!(second, croupier.wait_started(2).pid);
+
+    let mut silent = Client::connect(&address).unwrap();
+    assert_eq!(pid_in(&http::get(&address).unwrap().body), second);
+    croupier.signal(Signal::SIGTERM);
+    assert_eq!(silent.rest().unwrap(), b"", "it does not keep the worker");
+    assert_eq!(croupier.wait_exit(), Some(0));
+}
+
+/// That is why the signal of axum is the end of the listener and not the order to drain.
+#[test]
+fn the_axum_example_answers_the_clients_in_the_backlog_when_the_cluster_ends() {
+    let mut croupier = of_axum_example(&["--workers", "1", "--queue-max", "4"]);
+    let address = croupier.wait_ready(1);
+    let worker = croupier.wait_started(1).pid;
+    processes::stop(worker);
+    let mut clients: Vec<Client> = (0..100).map(|_| Client::connect(&address).unwrap()).collect();
+    clients.iter_mut().for_each(|client| client.send(http::LAST_REQUEST).unwrap());
+    croupier.signal(Signal::SIGTERM);
+    croupier.log().wait_for("ending listeners");
+    processes::send(worker, Signal::SIGCONT);
+    for (number, client) in clients.iter_mut().enumerate() {
+        let response = client.response().unwrap_or_else(|error| panic!("client {number}: {error}"));
+        assert_eq!(pid_in(&response.body), worker);
+    }
+    assert_eq!(croupier.wait_exit(), Some(0));
+}
+
+#[test]
+fn the_axum_example_runs_alone() {
+    let mut alone = support::plain(axum_example());
+    alone.arg("127.0.0.1:0").stdout(Stdio::piped());
+    let mut alone = alone.spawn().unwrap();
+    let log = Log::collect(alone.stdout.take().unwrap());
+    let line = log.wait_for("listening on ");
+    let (_, address) = line.split_once("listening on ").unwrap();
+    let mut client = Client::connect(address).unwrap();
+    for _ in 0..3 {
+        assert_eq!(pid_in(&client.get().unwrap().body), alone.id() as i32);
+    }
+    alone.kill().unwrap();
+    alone.wait().unwrap();
+}
+
 // What the tests have in common.
 
 /// `client_count` clients at once with that many connections each, one after the other, every one of them answered.
@@ -256,6 +357,25 @@ fn clients_at_once(address: &str, client_count: usize, connections: usize) -> Ve
         let clients: Vec<_> = (0..client_count).map(|_| scope.spawn(ask_all)).collect();
         clients.into_iter().flat_map(|client| client.join().unwrap()).collect()
     })
+}
+
+/// Cargo builds examples beside the programs of the tests; `cargo test --test async_worker` alone does not.
+fn axum_example() -> PathBuf {
+    let program = std::env::current_exe().unwrap();
+    let path = program.parent().and_then(Path::parent).unwrap().join("examples/axum");
+    assert!(path.exists(), "{}: run `cargo build --features axum --example axum` before", path.display());
+    path
+}
+
+fn of_axum_example(options: &[&str]) -> Croupier {
+    Croupier::of_command(options, &[axum_example().to_str().unwrap(), "127.0.0.1:0"])
+}
+
+/// From `hello 127.0.0.1:4711 from process 42`.
+#[track_caller]
+fn pid_in(body: &str) -> i32 {
+    let pid = body.trim_end().rsplit(' ').next().and_then(|word| word.parse().ok());
+    pid.unwrap_or_else(|| panic!("no process is named in {body:?}"))
 }
 
 // The workers.

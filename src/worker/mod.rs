@@ -30,6 +30,8 @@
 //! **When the primary dies** every listener reports its end after the last queued connection, and the process exits
 //! with 0 after [`ORPHAN_GRACE`] at the latest.
 
+#[cfg(feature = "axum")]
+pub mod axum;
 mod connection;
 pub mod event_loop;
 mod incoming;

@@ -62,11 +62,16 @@ impl Connection {
     /// As there; [`NotGivenBack`] has the connection, still registered and usable.
     #[expect(clippy::result_large_err, reason = "the error is the connection itself")]
     pub fn give_back(self) -> Result<(), NotGivenBack<Self>> {
-        match self.origin.send_back(self.as_fd()) {
+        match self.send_back() {
             // Dropping it deregisters it before it closes it.
             Ok(()) => Ok(()),
             Err(error) => Err(NotGivenBack { connection: self, error }),
         }
+    }
+
+    /// Sends it to the primary. After success it must be dropped.
+    pub(in crate::worker) fn send_back(&self) -> io::Result<()> {
+        self.origin.send_back(self.as_fd())
     }
 
     /// The socket, and the guard that must live as long as it is open.

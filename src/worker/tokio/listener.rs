@@ -29,6 +29,9 @@ pub struct Listener {
     /// The order that ends a socket of this process's own, for the stream.
     order: Pin<Box<dyn Future<Output = ()> + Send + Sync>>,
     ended: Arc<SetOnce<()>>,
+    /// Counts the connections that axum has and on which nothing has come.
+    #[cfg(feature = "axum")]
+    pub(in crate::worker) fresh: tokio::sync::watch::Sender<()>,
 }
 
 impl Listener {
@@ -59,6 +62,8 @@ impl Listener {
             order: Box::pin(order_to(listener.alone_under())),
             inner: listener,
             ended: Arc::default(),
+            #[cfg(feature = "axum")]
+            fresh: tokio::sync::watch::Sender::default(),
         })
     }
 
@@ -71,6 +76,13 @@ impl Listener {
     /// Those of accept(2) when this process listens itself. They are there again a moment later if the cause is:
     /// at `EMFILE` and the like wait before accepting again.
     pub async fn accept(&self) -> io::Result<Option<Connection>> {
+        let taken = self.take().await;
+        self.note_end(&taken);
+        taken
+    }
+
+    /// As [`accept`](Self::accept), but the end is not told to those who wait for it.
+    pub(in crate::worker) async fn take(&self) -> io::Result<Option<Connection>> {
         let mut order = pin!(order_to(self.inner.alone_under()));
         let mut take = pin!(self.readable.async_io(Interest::READABLE, |_| self.inner.try_accept()));
         // Nothing may be awaited after this: a connection that was taken must be returned.
@@ -78,9 +90,7 @@ impl Listener {
             Poll::Pending => order.as_mut().poll(context).map(|()| self.take_or_end()),
             taken => taken,
         });
-        let taken = taken.await.and_then(|it| it.map(Connection::new).transpose());
-        self.note_end(&taken);
-        taken
+        taken.await?.map(Connection::new).transpose()
     }
 
     /// The last look at a socket of this process's own, which reports no end itself. It may be there that the runtime's
@@ -94,9 +104,13 @@ impl Listener {
 
     fn note_end(&self, taken: &io::Result<Option<Connection>>) {
         if matches!(taken, Ok(None)) {
-            // Every task that accepts sees the end; the first one says it.
-            let _ = self.ended.set(());
+            self.say_ended();
         }
+    }
+
+    pub(in crate::worker) fn say_ended(&self) {
+        // Every task that accepts sees the end; the first one says it.
+        let _ = self.ended.set(());
     }
 
     /// Resolves when this worker is to finish, as [`Worker::drained`]. Without a primary it never does.
