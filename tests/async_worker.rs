@@ -429,7 +429,7 @@ async fn serve(mut connection: Connection, drained: impl Future<Output = ()>, wh
         while !request.ends_with(b"\r\n\r\n") {
             let is_idle = request.is_empty();
             let len = tokio::select! {
-                len = connection.read_buf(&mut request) => len?,
+                biased; // who has been told before the rest of a request comes is to know it in the answer
                 () = &mut drained, if !draining => {
                     draining = true;
                     if is_idle {
@@ -437,6 +437,7 @@ async fn serve(mut connection: Connection, drained: impl Future<Output = ()>, wh
                     }
                     continue;
                 }
+                len = connection.read_buf(&mut request) => len?,
             };
             if len == 0 {
                 return Ok(());
