@@ -7,8 +7,8 @@ use croupier::worker::{Connection, Listener};
 fn main() -> std::io::Result<()> {
     // Under a primary: dealt connections. Alone: binds the address itself. The same program, unchanged.
     let listener = Listener::bind("127.0.0.1:8000")?;
-    while let Some(connection) = listener.accept()? {
-        let _ = serve(connection); // a client that goes away is its own affair
+    for connection in listener.incoming() {
+        let _ = serve(connection?); // a client that goes away is its own affair
     }
     Ok(()) // the primary is finishing, and everything it had dealt is served
 }

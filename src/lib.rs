@@ -22,7 +22,8 @@
 //! use std::io::Write;
 //!
 //! let listener = croupier::worker::Listener::bind("127.0.0.1:8000")?;
-//! while let Some(mut connection) = listener.accept()? {
+//! for connection in listener.incoming() {
+//!     let mut connection = connection?;
 //!     let _ = writeln!(connection, "hello {:?}", connection.peer_addr());
 //! }
 //! # Ok(())
@@ -32,7 +33,8 @@
 //!
 //! # Features
 //! `worker` and `primary` are the two libraries; `cli` (the default) is the command and needs both. A server wants
-//! `default-features = false, features = ["worker"]`.
+//! `default-features = false, features = ["worker"]`; `tokio` and `axum` in its place add the async listener, and the
+//! one for `axum::serve`.
 
 #[cfg(not(all(target_os = "linux", target_pointer_width = "64")))]
 compile_error!("croupier runs on 64-bit Linux only: it passes connections with SCM_RIGHTS, pidfds and sealed memfds");

@@ -242,7 +242,8 @@ fn worker_with_threads() {
         for thread in 0..4 {
             let (listener, served, who) = (&listener, &served, &who);
             scope.spawn(move || {
-                while let Some(connection) = listener.accept().unwrap() {
+                for connection in listener {
+                    let connection = connection.unwrap();
                     roles::say(&format!("thread {thread} has a connection of {:?}", connection.peer_addr()));
                     if http::answer(&connection, who).unwrap_or(false) {
                         served.fetch_add(1, Ordering::Relaxed);

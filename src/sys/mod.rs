@@ -14,6 +14,8 @@ pub mod inherited;
 pub mod limits;
 #[cfg(feature = "primary")]
 pub mod process;
+#[cfg(feature = "tokio")]
+pub mod reactor;
 pub mod shared_memory;
 pub mod signals;
 pub mod socket_path;

@@ -22,16 +22,22 @@ use crate::protocol::record::Record;
 pub struct Connection {
     // Before the guard: it must be closed when it is counted closed.
     stream: Stream,
-    guard: CountGuard,
-    peer: Option<SocketAddr>,
+    origin: Origin,
+}
+
+/// Where a connection came from, and what it is accounted to.
+#[derive(Debug)]
+pub(super) struct Origin {
+    pub(super) guard: CountGuard,
+    pub(super) peer: Option<SocketAddr>,
     record: Option<Record>,
 }
 
 /// A connection could not be given back; it is still here, and still served by this worker if nobody drops it.
 #[derive(Debug)]
-pub struct NotGivenBack {
+pub struct NotGivenBack<C = Connection> {
     /// The connection.
-    pub connection: Connection,
+    pub connection: C,
     /// Why.
     pub error: io::Error,
 }
@@ -56,18 +62,19 @@ pub struct CountGuard {
 impl Connection {
     /// A connection that was dealt through `lane`.
     pub(super) fn dealt(stream: Stream, record: Record, lane: Arc<Lane>) -> Self {
-        Self { stream, guard: CountGuard { lane: Some(lane) }, peer: record.peer, record: Some(record) }
+        let guard = CountGuard { lane: Some(lane) };
+        Self { stream, origin: Origin { guard, peer: record.peer, record: Some(record) } }
     }
 
     /// A connection that this process accepted from the socket of a shared lane.
     pub(super) fn shared(stream: Stream, peer: Option<SocketAddr>, lane: Arc<Lane>) -> Self {
         lane.count_accepted();
-        Self { stream, guard: CountGuard { lane: Some(lane) }, peer, record: None }
+        Self { stream, origin: Origin { guard: CountGuard { lane: Some(lane) }, peer, record: None } }
     }
 
     /// A connection that this process accepted itself.
     pub(super) fn accepted(stream: Stream, peer: Option<SocketAddr>) -> Self {
-        Self { stream, guard: CountGuard { lane: None }, peer, record: None }
+        Self { stream, origin: Origin { guard: CountGuard { lane: None }, peer, record: None } }
     }
 
     /// Returns the live connection to the primary, which deals it to another worker as if it were new: the same peer
@@ -90,22 +97,13 @@ impl Connection {
 
     /// Sends it to the primary. After success it must be deregistered and dropped.
     pub(super) fn send_back(&self) -> io::Result<()> {
-        let (Some(lane), Some(record)) = (&self.guard.lane, &self.record) else {
-            return Err(io::ErrorKind::Unsupported.into());
-        };
-        let flags = OFlag::from_bits_retain(fcntl(self, FcntlArg::F_GETFL)?);
-        // The mode lives on the connection, and whoever gets it next expects it like a new one.
-        self.set_nonblocking(true)?;
-        lane.give_back(record, self.as_fd()).inspect_err(|_| {
-            // None is expected: it was set a moment ago.
-            let _ = self.set_nonblocking(flags.contains(OFlag::O_NONBLOCK));
-        })
+        self.origin.send_back(self.as_fd())
     }
 
     /// The client's address, as it was when the connection was accepted; `None` for a Unix client. Unlike
     /// getpeername(2) it is there even if the client has already gone.
     pub fn peer_addr(&self) -> Option<SocketAddr> {
-        self.peer
+        self.origin.peer
     }
 
     /// Whether reads and writes return `WouldBlock` instead of sleeping.
@@ -129,7 +127,28 @@ impl Connection {
 
     /// The socket, and the guard that must live as long as it is open.
     pub fn into_parts(self) -> (Stream, CountGuard) {
-        (self.stream, self.guard)
+        (self.stream, self.origin.guard)
+    }
+
+    #[cfg(feature = "tokio")]
+    pub(super) fn into_stream_and_origin(self) -> (Stream, Origin) {
+        (self.stream, self.origin)
+    }
+}
+
+impl Origin {
+    /// Sends `socket`, the one that came from there, to the primary.
+    pub(super) fn send_back(&self, socket: BorrowedFd<'_>) -> io::Result<()> {
+        let (Some(lane), Some(record)) = (&self.guard.lane, &self.record) else {
+            return Err(io::ErrorKind::Unsupported.into());
+        };
+        let flags = OFlag::from_bits_retain(fcntl(socket, FcntlArg::F_GETFL)?);
+        // The mode lives on the connection, and whoever gets it next expects it like a new one.
+        fcntl(socket, FcntlArg::F_SETFL(flags | OFlag::O_NONBLOCK))?;
+        lane.give_back(record, socket).inspect_err(|_| {
+            // None is expected: it was set a moment ago.
+            let _ = fcntl(socket, FcntlArg::F_SETFL(flags));
+        })
     }
 }
 

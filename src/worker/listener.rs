@@ -418,22 +418,34 @@ impl Listener {
         }
     }
 
-    /// What becomes readable when a shared listener ends; `None` for any other, whose end shows in `as_fd`.
+    /// What becomes readable when the primary ends a listener that accepts from a socket, shared or this process's own;
+    /// `None` for any other: the end of a lane shows in `as_fd`, and alone there is none.
     pub fn end_fd(&self) -> Option<BorrowedFd<'_>> {
         match &self.source {
+            Source::Lane(_) => None,
             Source::Shared(Membership { lane, .. }, _) => Some(lane.as_fd()),
-            Source::Lane(_) | Source::Own(_) => None,
+            Source::Own(_) => self.alone_under.as_ref().map(Worker::drain_fd),
         }
     }
 
-    fn is_to_end(&self) -> bool {
-        self.alone_under.as_ref().is_some_and(|worker| worker.drain().is_some())
+    /// Whether the primary has ended a listener that accepts from a socket.
+    pub(super) fn is_to_end(&self) -> bool {
+        match &self.source {
+            Source::Lane(_) => false,
+            Source::Shared(Membership { lane, .. }, _) => lane.has_ended(),
+            Source::Own(_) => self.alone_under.as_ref().is_some_and(|worker| worker.drain().is_some()),
+        }
+    }
+
+    /// Who it listens for; `None` without a primary.
+    #[cfg(feature = "tokio")]
+    pub(super) fn worker(&self) -> Option<&Worker> {
+        self.membership().map(|membership| &membership.worker).or(self.alone_under.as_ref())
     }
 
     fn wait_readable(&self) -> io::Result<()> {
         let mut fds = vec![PollFd::new(self.as_fd(), PollFlags::POLLIN)];
         fds.extend(self.end_fd().map(|fd| PollFd::new(fd, PollFlags::POLLIN)));
-        fds.extend(self.alone_under.as_ref().map(|worker| PollFd::new(worker.drain_fd(), PollFlags::POLLIN)));
         match poll(&mut fds, PollTimeout::NONE) {
             Ok(_) | Err(nix::errno::Errno::EINTR) => Ok(()),
             Err(error) => Err(error.into()),

@@ -51,6 +51,8 @@ struct Shared {
     state: Mutex<State>,
     /// Written once, never read.
     drain_signal: EventFd,
+    #[cfg(feature = "tokio")]
+    drain_begun: tokio::sync::SetOnce<()>,
 }
 
 #[derive(Debug, Default)]
@@ -133,9 +135,18 @@ impl Worker {
             return Err(invalid("the primary did not begin with a welcome and a scoreboard".into()));
         };
         let board = Scoreboard::open(board)?;
-        let state = Mutex::new(State::default());
-        let drain_signal = EventFd::from_flags(EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK)?;
-        let worker = Worker { shared: Arc::new(Shared { channel, board, id, slot, generation, state, drain_signal }) };
+        let shared = Shared {
+            channel,
+            board,
+            id,
+            slot,
+            generation,
+            state: Mutex::new(State::default()),
+            drain_signal: EventFd::from_flags(EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK)?,
+            #[cfg(feature = "tokio")]
+            drain_begun: tokio::sync::SetOnce::new(),
+        };
+        let worker = Worker { shared: Arc::new(shared) };
         let reader = worker.clone();
         std::thread::Builder::new()
             .name("croupier-control".into())
@@ -215,6 +226,18 @@ impl Worker {
         self.shared.drain_signal.as_fd()
     }
 
+    /// Resolves when this worker is to finish, because the primary says so or has gone; [`drain`](Self::drain) then
+    /// says which. At once if it is so already. Any number of tasks can wait; dropping the future loses nothing.
+    ///
+    /// It is the time to end idle connections or give them back, not yet to stop accepting: what was dealt before
+    /// still waits, and when the whole cluster ends the clients in the backlog are still to come. `accept` reports
+    /// the end. Available with the feature `tokio`; it needs no reactor.
+    #[cfg(feature = "tokio")]
+    pub fn drained(&self) -> impl Future<Output = ()> + Send + use<> {
+        let worker = self.clone();
+        async move { _ = worker.shared.drain_begun.wait().await }
+    }
+
     /// Wakes `waker` when [`drain`](Self::drain) changes.
     pub(super) fn wake_on_drain(&self, waker: Arc<Waker>) {
         lock(&self.shared.state).wakers.push(waker);
@@ -289,6 +312,10 @@ impl Worker {
         for waker in &state.wakers {
             let _ = waker.wake();
         }
+        drop(state); // whoever is woken may look at it
+        // Already set if the primary has gone after it had given the order.
+        #[cfg(feature = "tokio")]
+        let _ = self.shared.drain_begun.set(());
     }
 }
 
