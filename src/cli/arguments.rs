@@ -156,6 +156,14 @@ pub(super) struct RunOptions {
     #[arg(long, value_name = "K=V")]
     pub(super) env: Vec<Variable>,
 
+    /// Whose workers are: a name or a number, with that user's groups. Needs root; the primary stays root's
+    #[arg(long, value_name = "NAME|UID", env = "CROUPIER_USER")]
+    pub(super) user: Option<String>,
+
+    /// The group of workers, in place of their user's primary one. Needs root
+    #[arg(long, value_name = "NAME|GID", env = "CROUPIER_GROUP")]
+    pub(super) group: Option<String>,
+
     /// Names this primary, for `croupier status --name` and the like [default: croupier-ADDRESS-PORT of the first
     /// --listen]
     #[arg(long, value_name = "NAME", env = "CROUPIER_NAME")]

@@ -93,5 +93,9 @@ fn effective(settings: &Settings, control: Option<PathBuf>) -> String {
     if let Some(directory) = &command.directory {
         lines.push(format!("chdir = {}", text(&directory.display().to_string())));
     }
+    if let Some(identity) = &command.identity {
+        let groups = serde_json::Value::from(identity.groups.as_slice());
+        lines.push(format!("user = {}\ngroup = {}\n# groups: {groups}", identity.uid, identity.gid));
+    }
     lines.join("\n") + "\n"
 }

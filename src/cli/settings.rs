@@ -3,6 +3,8 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use nix::unistd::geteuid;
+
 use super::arguments::{Burst, RespawnWhen, RunOptions, WorkerCount};
 use super::inherited::Passed;
 use super::{Exit, Failure, log_writer};
@@ -12,6 +14,7 @@ use crate::primary::recycle::Recycle;
 use crate::primary::reexec::Invocation;
 use crate::primary::settings::{BindOptions, Command, QUEUE_MAX_DEFAULT, Settings};
 use crate::primary::supervisor::{Plan, Respawn};
+use crate::sys::identity::{Identity, Unknown};
 
 const LISTEN: &str = "127.0.0.1:8000";
 const BACKLOG: u32 = 4096;
@@ -87,9 +90,30 @@ pub(super) fn resolve(options: RunOptions, passed: Passed) -> Result<Settings, F
             variables: options.env.into_iter().map(|it| (it.name.into(), it.value.into())).collect(),
             directory: options.chdir,
             open_files: None,
+            identity: identity(options.user.as_deref(), options.group.as_deref())?,
         },
         plan,
     })
+}
+
+/// Whose workers are to be. A capability to change ids is not enough: only the step down from root takes every
+/// capability away, and a worker that could change its ids would be nobody's. Source: capabilities(7).
+fn identity(user: Option<&str>, group: Option<&str>) -> Result<Option<Identity>, Failure> {
+    let (option, value) = match (user, group) {
+        (Some(user), _) => ("--user", user),
+        (None, Some(group)) => ("--group", group),
+        (None, None) => return Ok(None),
+    };
+    if !geteuid().is_root() {
+        let line = format!("{option} {value}: only root can have workers of somebody else's; start croupier as root");
+        return Err(Failure::new(Exit::Usage, line));
+    }
+    let unknown = |option, value| move |why: Unknown| Failure::new(Exit::Usage, format!("{option} {value}: {why}"));
+    let identity = user.map_or_else(|| Ok(Identity::own()), Identity::of_user).map_err(unknown(option, value))?;
+    match group {
+        Some(group) => identity.with_group(group).map(Some).map_err(unknown("--group", group)),
+        None => Ok(Some(identity)),
+    }
 }
 
 fn check_twice(listeners: &[ListenerSpec]) -> Result<(), Failure> {

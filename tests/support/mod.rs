@@ -13,6 +13,7 @@ pub mod roles;
 pub mod script;
 
 use std::fs;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -306,6 +307,18 @@ impl Directory {
 
     pub fn path(&self) -> &Path {
         &self.0
+    }
+
+    /// A copy of a program that every user may execute: where the build is may be closed to others. Another process
+    /// makes it: a child that a second test starts would keep a file open that this one writes, and nobody can execute it
+    /// then (ETXTBSY).
+    pub fn copy_for_all(&self, program: &str) -> String {
+        let copy = self.file(Path::new(program).file_name().and_then(|name| name.to_str()).expect("it has a name"));
+        let status =
+            Command::new("install").args(["--mode=755", program, &copy]).status().expect("coreutils are there");
+        assert!(status.success());
+        fs::set_permissions(self.path(), fs::Permissions::from_mode(0o755)).expect("it is ours");
+        copy
     }
 
     /// The path of a file in it, as text.

@@ -89,6 +89,7 @@ impl Trial {
             channel: memfd.as_fd(),
             stdout: Some(stdout),
             open_files: None,
+            identity: None,
         })?;
         Ok(Self { process, output, deadline: Monotonic::now() + CHECK_TIMEOUT })
     }
