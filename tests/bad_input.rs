@@ -140,6 +140,9 @@ fn bad_options_are_named_and_end_with_2() {
         (&["run", "--user", "4294967295"], &["--user 4294967295", "no such user"]),
         (&["run", "--user", "nobody", "--group", "no-such-group"], &["--group no-such-group", "no such group"]),
         (&["run", "--group", "no-such-group"], &["--group no-such-group", "no such group", "getent group"]),
+        (&["run", "--stdout", ""], &["--stdout"]),
+        (&["run", "--stdout", "/no/such/directory/file"], &["--stdout /no/such/directory/file", "may append to"]),
+        (&["run", "--stderr", "/tmp"], &["--stderr /tmp", "directory"]),
         (&["run", "--verbose", "--quiet"], &["--verbose", "--quiet"]),
         (&["run", "--worker", "3"], &["--worker", "--workers"]),
         (&["run", "--no-such-option"], &["--no-such-option"]),
@@ -148,6 +151,8 @@ fn bad_options_are_named_and_end_with_2() {
         (&["check", "--no-such-option"], &["--no-such-option"]),
         (&["check", "--workers", "0"], &["--workers"]),
         (&["check", "--user", "no-such-user"], &["--user no-such-user"]),
+        (&["check", "--stdout", "/tmp"], &["--stdout /tmp", "directory"]),
+        (&["check", "--stderr", "/no/such/directory/file"], &["--stderr /no/such/directory/file", "may append to"]),
         (&["check", "--listen", "no-such-host.invalid:8000"], &["unknown host"]),
     ];
     for (arguments, parts) in cases {
@@ -264,7 +269,10 @@ fn check_prints_what_would_be_in_force_and_binds_nothing() {
     let taken = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = taken.local_addr().unwrap().to_string();
     let mut arguments = vec!["check", "--listen", &address, "--workers", "3", "--kill-delay", "1500ms"];
-    arguments.extend(["--user", "4711", "--group", "4712", "--", "sleep", "a b"]);
+    let directory = Directory::new();
+    let file = directory.file("not-created");
+    arguments.extend(["--user", "4711", "--group", "4712", "--stdout", &file, "--stderr", "prefix"]);
+    arguments.extend(["--", "sleep", "a b"]);
     let output = croupier(&arguments).output().unwrap();
     let (out, err) = (String::from_utf8(output.stdout).unwrap(), String::from_utf8(output.stderr).unwrap());
     assert_eq!((output.status.code(), err.as_str()), (Some(0), ""));
@@ -274,11 +282,14 @@ fn check_prints_what_would_be_in_force_and_binds_nothing() {
         "command = [\"sleep\",\"a b\"]",
         "kill-delay = \"1s 500ms\"",
         "respawn = \"always\"",
+        &format!("stdout = \"{file}\""),
+        "stderr = \"prefix\"",
         "user = 4711",
         "group = 4712",
     ] {
         assert!(out.lines().any(|it| it == line), "no {line:?} in:\n{out}");
     }
+    assert!(!std::path::Path::new(&file).exists());
 }
 
 #[test]

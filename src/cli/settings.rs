@@ -1,15 +1,18 @@
 //! From options to settings: the defaults, and the checks that need to look at this machine.
 
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use nix::unistd::geteuid;
 
-use super::arguments::{Burst, RespawnWhen, RunOptions, WorkerCount};
+use super::arguments::{Burst, RespawnWhen, RunOptions, WorkerCount, WorkerOutput};
 use super::inherited::Passed;
-use super::{Exit, Failure, log_writer};
+use super::prefixed::Prefixed;
+use super::{Exit, Failure, writer};
 use crate::primary::address::Address;
 use crate::primary::listener_spec::ListenerSpec;
+use crate::primary::output::Destination;
 use crate::primary::recycle::Recycle;
 use crate::primary::reexec::Invocation;
 use crate::primary::settings::{BindOptions, Command, QUEUE_MAX_DEFAULT, Settings};
@@ -90,6 +93,8 @@ pub(super) fn resolve(options: RunOptions, passed: Passed) -> Result<Settings, F
             variables: options.env.into_iter().map(|it| (it.name.into(), it.value.into())).collect(),
             directory: options.chdir,
             open_files: None,
+            stdout: destination(options.stdout),
+            stderr: destination(options.stderr),
             identity: identity(options.user.as_deref(), options.group.as_deref())?,
         },
         plan,
@@ -113,6 +118,15 @@ fn identity(user: Option<&str>, group: Option<&str>) -> Result<Option<Identity>,
     match group {
         Some(group) => identity.with_group(group).map(Some).map_err(unknown("--group", group)),
         None => Ok(Some(identity)),
+    }
+}
+
+fn destination(wanted: Option<WorkerOutput>) -> Destination {
+    match wanted {
+        None | Some(WorkerOutput::Inherit) => Destination::Inherit,
+        Some(WorkerOutput::Null) => Destination::Null,
+        Some(WorkerOutput::Prefix) => Destination::Lines(Arc::new(Prefixed)),
+        Some(WorkerOutput::File(path)) => Destination::File(path),
     }
 }
 
@@ -173,5 +187,5 @@ fn invocation() -> Invocation {
         std::env::split_paths(&path).map(|folder| folder.join(&name)).find(|file| file.is_file())
     };
     let program = found.or_else(|| std::env::current_exe().ok()).unwrap_or(name);
-    Invocation { program, arguments: arguments.collect(), before_exec: log_writer::flush }
+    Invocation { program, arguments: arguments.collect(), before_exec: writer::flush }
 }

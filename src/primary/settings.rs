@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use super::address::Address;
 use super::listener_spec::ListenerSpec;
+use super::output::Destination;
 use super::policy::PolicyKind;
 use super::recycle::Recycle;
 use super::reexec::Invocation;
@@ -77,6 +78,10 @@ pub struct Command {
     pub open_files: Option<OpenFiles>,
     /// Whose workers are; `None`: the primary's user and groups. Needs a primary of root's.
     pub identity: Option<Identity>,
+    /// Where their standard output goes.
+    pub stdout: Destination,
+    /// Where their standard error goes.
+    pub stderr: Destination,
 }
 
 /// The queue of the socket itself takes 278 records at the default buffer size; `queue_max` must stay below.

@@ -42,6 +42,8 @@ pub struct Launch<'a> {
     pub channel: BorrowedFd<'a>,
     /// Its standard output; `None` is this process's.
     pub stdout: Option<OwnedFd>,
+    /// Its standard error; `None` is this process's.
+    pub stderr: Option<OwnedFd>,
     /// The limit of open files it gets; `None` is this process's.
     pub open_files: Option<OpenFiles>,
     /// Whose it is; `None`: this process's user, with its groups. It is executed as that user, in a directory that was
@@ -97,6 +99,9 @@ impl Process {
         }
         if let Some(stdout) = &launch.stdout {
             command.stdout(stdout.try_clone()?);
+        }
+        if let Some(stderr) = &launch.stderr {
+            command.stderr(stderr.try_clone()?);
         }
         let channel = launch.channel.as_raw_fd();
         let (open_files, identity) = (launch.open_files, launch.identity.cloned());
@@ -295,6 +300,7 @@ mod tests {
             directory: None,
             channel: channel.as_fd(),
             stdout: None,
+            stderr: None,
             open_files: None,
             identity: None,
         }

@@ -77,6 +77,17 @@ impl Croupier {
         Self { child, log }
     }
 
+    /// As [`spawn`](Self::spawn); and the lines of its standard output.
+    pub fn spawn_with_stdout(mut command: Command) -> (Self, Log) {
+        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut child = command.spawn().unwrap_or_else(|error| panic!("{command:?}: {error}"));
+        let [stdout, log] = [
+            Log::collect(child.stdout.take().expect("it is piped")),
+            Log::collect(child.stderr.take().expect("it is piped")),
+        ];
+        (Self { child, log }, stdout)
+    }
+
     /// Adopts a primary whose log is read by the test itself.
     pub fn adopt(child: Child, log: Log) -> Self {
         Self { child, log }

@@ -14,6 +14,7 @@ use super::token::Source;
 use crate::primary::dialect::native::Native;
 use crate::primary::lanes::Figures;
 use crate::primary::lifecycle;
+use crate::primary::output::Stream;
 use crate::primary::recycle::Usage;
 use crate::primary::settings::Command;
 use crate::primary::supervisor::{Effect, Ended, Event, KillReason, ReloadEnd};
@@ -91,13 +92,19 @@ impl Primary {
         let command = &self.settings.command;
         let mut variables = command.variables.clone();
         variables.extend(bootstrap::variables(channel.as_raw_fd(), id, self.supervisor.generation()));
+        let mut output = |stream| {
+            let token = Source::Output(id, stream).token();
+            self.outputs.for_worker(id, stream, command.identity.as_ref(), self.poll.registry(), token)
+        };
+        let (stdout, stderr) = (output(Stream::Stdout)?, output(Stream::Stderr)?);
         let process = Process::spawn(&Launch {
             program: &command.program,
             arguments: &command.arguments,
             variables: &variables,
             directory: command.directory.as_ref(),
             channel: channel.as_fd(),
-            stdout: None,
+            stdout,
+            stderr,
             open_files: command.open_files,
             identity: command.identity.as_ref(),
         })?;
@@ -291,6 +298,7 @@ impl Primary {
         if let Some(worker) = self.workers.get_mut(id) {
             worker.has_exited = true;
         }
+        self.outputs.worker_ended(id, Monotonic::now());
         // What it said before it died, in particular which lanes it had closed: all of it, it is not getting more.
         self.hear_worker(id);
         for _ in 0..LAST_WORDS_TURNS {

@@ -88,6 +88,7 @@ impl Trial {
             directory: None,
             channel: memfd.as_fd(),
             stdout: Some(stdout),
+            stderr: None,
             open_files: None,
             identity: None,
         })?;
