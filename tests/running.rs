@@ -1,4 +1,5 @@
-//! How workers run: as whom. Needs root and `setpriv` (util-linux).
+//! How workers run: as whom, where, with which arguments and variables. Needs root, `setpriv` and `taskset`
+//! (util-linux).
 
 #![cfg(feature = "cli")]
 
@@ -138,4 +139,72 @@ fn the_control_socket_stays_root_s() {
     Outcome::of(status).assert_failed(1, &croupier.control());
     croupier.client(&["status"]).assert_ok();
     assert_eq!(croupier.terminate(), Some(0));
+}
+
+// Where, with which arguments and variables.
+
+#[test]
+fn arguments_reach_every_worker_unchanged() {
+    let script = "printf '<%s>' \"$@\" >&2; echo >&2; exec sleep 1000";
+    let odd = ["two words", "", "$HOME *", "--workers", "-w", "a'b\"c\\", "\u{fc}"];
+    let options = ["--workers", "2", "--stderr", "prefix"];
+    let croupier = Croupier::of_command(&options, &[&["sh", "-c", script, "sh"], &odd[..]].concat());
+    let words: String = odd.iter().map(|word| format!("<{word}>")).collect();
+    for id in [1, 2] {
+        let line = croupier.log().wait_for(&format!("worker={id} | "));
+        assert_eq!(line, format!("worker={id} | {words}"));
+    }
+}
+
+#[test]
+fn variables_are_added_to_and_override_those_of_the_primary_and_keep_their_values() {
+    let mut run =
+        support::run(&["--workers", "2", "--env", "KEPT=no, overridden", "--env", "ADDED=a=b c", "--env", "E="]);
+    run.env("KEPT", "kept").env("OTHER", "as it was").args(["--", "sleep", "1000"]);
+    let croupier = Croupier::spawn(run);
+    for id in [1, 2] {
+        let environment = processes::environment(croupier.wait_started(id).pid);
+        for (name, value) in [("KEPT", "no, overridden"), ("ADDED", "a=b c"), ("E", ""), ("OTHER", "as it was")] {
+            assert_eq!(environment.get(name).map(String::as_str), Some(value), "{name}");
+        }
+    }
+}
+
+#[test]
+fn replacements_run_where_the_first_ones_did() {
+    let directory = Directory::new();
+    let path = directory.path().canonicalize().unwrap();
+    let croupier = Croupier::demo(&["--workers", "1", "--chdir", path.to_str().unwrap(), "--env", "ADDED=added"]);
+    croupier.wait_ready(1);
+    croupier.client(&["reload"]).assert_ok();
+    processes::send(croupier.wait_started(2).pid, Signal::SIGKILL);
+    let worker = croupier.wait_started(3).pid;
+    assert_eq!(std::fs::read_link(format!("/proc/{worker}/cwd")).unwrap(), path);
+    assert_eq!(processes::environment(worker)["ADDED"], "added");
+    let own = std::fs::read_link(format!("/proc/{}/cwd", croupier.pid())).unwrap();
+    assert_eq!(own, std::env::current_dir().unwrap(), "the primary stays where it is");
+}
+
+// How many.
+
+#[test]
+fn there_is_one_worker_per_processor_that_this_process_may_use() {
+    let mut command = support::plain("taskset");
+    command.args(["--cpu-list", "0", support::PROGRAM, "run", "--listen", "127.0.0.1:0", "--", "sleep", "1000"]);
+    let croupier = Croupier::spawn(command);
+    assert!(croupier.log().wait_for("dealing ").contains("workers=1 "));
+    croupier.wait_started(1);
+    assert_eq!(croupier.status()["workers"].as_array().unwrap().len(), 1);
+}
+
+#[test]
+fn web_concurrency_says_how_many_and_the_option_says_it_louder() {
+    for (options, expected) in [(&[][..], 3), (&["--workers", "2"], 2)] {
+        let mut run = support::run(options);
+        run.env("WEB_CONCURRENCY", "3").args(["--", "sleep", "1000"]);
+        let croupier = Croupier::spawn(run);
+        assert!(croupier.log().wait_for("dealing ").contains(&format!("workers={expected} ")));
+        croupier.wait_started(expected);
+        assert_eq!(croupier.status()["workers"].as_array().unwrap().len(), expected as usize);
+    }
 }
