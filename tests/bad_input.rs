@@ -14,6 +14,9 @@ use support::{Croupier, Directory, processes};
 /// A variable that tells the workers of one test from all other processes.
 const MARK: &str = "CROUPIER_TEST_MARK";
 
+/// Somebody without any privilege.
+const NOBODY: u32 = 65534;
+
 /// Runs to the end. Returns the exit code and the one line that is no log line.
 #[track_caller]
 fn fails(command: Command) -> (i32, String) {
@@ -77,17 +80,12 @@ fn an_address_of_no_interface_ends_with_4() {
 
 #[test]
 fn a_port_that_needs_a_privilege_is_named_and_ends_with_4() {
-    const NOBODY: u32 = 65534;
     let start = std::fs::read_to_string("/proc/sys/net/ipv4/ip_unprivileged_port_start").unwrap();
     let start: u16 = start.trim().parse().unwrap();
     assert_ne!(start, 0, "every port is free for all on this machine: this promise cannot be tested here");
     let address = format!("127.0.0.1:{}", start - 1);
-    // Where the build is may be closed to others.
     let directory = Directory::new();
-    std::fs::set_permissions(directory.path(), std::fs::Permissions::from_mode(0o755)).unwrap();
-    let program = directory.file("croupier");
-    std::fs::copy(support::PROGRAM, &program).unwrap();
-    std::fs::set_permissions(&program, std::fs::Permissions::from_mode(0o755)).unwrap();
+    let program = directory.copy_for_all(support::PROGRAM);
     let mut command = support::plain(program);
     command.args(["run", "--listen", &address]).uid(NOBODY).gid(NOBODY).current_dir("/");
     assert_fails(command, 4, &[&address, "permission denied", "CAP_NET_BIND_SERVICE"]);
@@ -138,6 +136,13 @@ fn bad_options_are_named_and_end_with_2() {
         (&["run", "--respawn-burst", "0/0"], &["--respawn-burst", "5/10"]),
         (&["run", "--env", "NAME"], &["--env", "NAME"]),
         (&["run", "--chdir", "/no/such/directory"], &["--chdir", "/no/such/directory"]),
+        (&["run", "--user", "no-such-user"], &["--user no-such-user", "no such user", "getent passwd"]),
+        (&["run", "--user", "4294967295"], &["--user 4294967295", "no such user"]),
+        (&["run", "--user", "nobody", "--group", "no-such-group"], &["--group no-such-group", "no such group"]),
+        (&["run", "--group", "no-such-group"], &["--group no-such-group", "no such group", "getent group"]),
+        (&["run", "--stdout", ""], &["--stdout"]),
+        (&["run", "--stdout", "/no/such/directory/file"], &["--stdout /no/such/directory/file", "may append to"]),
+        (&["run", "--stderr", "/tmp"], &["--stderr /tmp", "directory"]),
         (&["run", "--verbose", "--quiet"], &["--verbose", "--quiet"]),
         (&["run", "--worker", "3"], &["--worker", "--workers"]),
         (&["run", "--no-such-option"], &["--no-such-option"]),
@@ -145,11 +150,44 @@ fn bad_options_are_named_and_end_with_2() {
         (&["rum"], &["rum", "run"]),
         (&["check", "--no-such-option"], &["--no-such-option"]),
         (&["check", "--workers", "0"], &["--workers"]),
+        (&["check", "--user", "no-such-user"], &["--user no-such-user"]),
+        (&["check", "--stdout", "/tmp"], &["--stdout /tmp", "directory"]),
+        (&["check", "--stderr", "/no/such/directory/file"], &["--stderr /no/such/directory/file", "may append to"]),
         (&["check", "--listen", "no-such-host.invalid:8000"], &["unknown host"]),
     ];
     for (arguments, parts) in cases {
         assert_fails(croupier(arguments), 2, parts);
     }
+}
+
+#[test]
+fn workers_of_another_user_need_root_and_otherwise_end_with_2_before_anything_is_bound() {
+    let taken = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string();
+    let directory = Directory::new();
+    let program = directory.copy_for_all(support::PROGRAM);
+    for who in [&["--user", "nobody"][..], &["--user", "0"], &["--group", "nogroup"]] {
+        let mut command = support::plain(&program);
+        command.args(["run", "--listen", &taken]).args(who).uid(NOBODY).gid(NOBODY).current_dir("/");
+        assert_fails(command, 2, &[&who.join(" "), "only root", "start croupier as root"]);
+    }
+}
+
+#[test]
+fn a_root_that_may_not_change_ids_ends_with_5() {
+    let mut command = support::plain("setpriv");
+    command.args(["--bounding-set=-setuid", "--inh-caps=-setuid", support::PROGRAM]);
+    command.args(["run", "--listen", "127.0.0.1:0", "--user", "nobody", "--", "true"]);
+    assert_fails(command, 5, &["cannot start workers", "uid=65534", "CAP_SETUID"]);
+}
+
+#[test]
+fn a_command_that_is_closed_to_its_user_ends_with_5() {
+    let directory = Directory::new();
+    let program = directory.copy_for_all(support::PROGRAM);
+    std::fs::set_permissions(directory.path(), std::fs::Permissions::from_mode(0o700)).unwrap();
+    let mut command = support::run(&["--user", "nobody"]);
+    command.args(["--", &program, "demo"]);
+    assert_fails(command, 5, &[&program, "uid=65534", "must be open to that user", "check the path"]);
 }
 
 #[test]
@@ -230,7 +268,11 @@ fn a_command_of_another_protocol_ends_with_5_and_leaves_nobody_behind() {
 fn check_prints_what_would_be_in_force_and_binds_nothing() {
     let taken = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = taken.local_addr().unwrap().to_string();
-    let arguments = ["check", "--listen", &address, "--workers", "3", "--kill-delay", "1500ms", "--", "sleep", "a b"];
+    let mut arguments = vec!["check", "--listen", &address, "--workers", "3", "--kill-delay", "1500ms"];
+    let directory = Directory::new();
+    let file = directory.file("not-created");
+    arguments.extend(["--user", "4711", "--group", "4712", "--stdout", &file, "--stderr", "prefix"]);
+    arguments.extend(["--", "sleep", "a b"]);
     let output = croupier(&arguments).output().unwrap();
     let (out, err) = (String::from_utf8(output.stdout).unwrap(), String::from_utf8(output.stderr).unwrap());
     assert_eq!((output.status.code(), err.as_str()), (Some(0), ""));
@@ -240,9 +282,14 @@ fn check_prints_what_would_be_in_force_and_binds_nothing() {
         "command = [\"sleep\",\"a b\"]",
         "kill-delay = \"1s 500ms\"",
         "respawn = \"always\"",
+        &format!("stdout = \"{file}\""),
+        "stderr = \"prefix\"",
+        "user = 4711",
+        "group = 4712",
     ] {
         assert!(out.lines().any(|it| it == line), "no {line:?} in:\n{out}");
     }
+    assert!(!std::path::Path::new(&file).exists());
 }
 
 #[test]

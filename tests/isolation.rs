@@ -6,7 +6,10 @@ mod support;
 
 use std::collections::BTreeMap;
 
-use support::{Croupier, processes, wait_until};
+use nix::sys::signal::Signal;
+
+use support::http::{self, Client};
+use support::{Croupier, Directory, Outcome, processes, until, wait_until};
 
 /// The worst parent: ignored and blocked signals, a stray descriptor, a low soft limit, leftovers of another primary.
 const PRELUDE: &str = "trap '' HUP INT QUIT TERM USR1 USR2 PIPE CHLD; exec 7</dev/null; ulimit -Sn 512; \
@@ -47,7 +50,7 @@ fn a_worker_starts_with_clean_descriptors_signals_limits_and_environment() {
 
 #[test]
 fn chdir_says_where_workers_run() {
-    let directory = support::Directory::new();
+    let directory = Directory::new();
     let path = directory.path().canonicalize().unwrap();
     let croupier = Croupier::of_command(&["--workers", "1", "--chdir", path.to_str().unwrap()], &["sleep", "1000"]);
     let worker = croupier.wait_started(1).pid;
@@ -59,8 +62,48 @@ fn chdir_says_where_workers_run() {
 fn a_primary_with_ignored_signals_still_obeys_them() {
     let mut croupier = Croupier::spawn(support::run_after(PRELUDE, &["--workers", "1"]));
     let address = croupier.wait_ready(1);
-    assert_eq!(support::http::get(&address).unwrap().status, 200);
+    assert_eq!(http::get(&address).unwrap().status, 200);
     assert_eq!(croupier.terminate(), Some(0));
+}
+
+/// The variables and the channel of the outer one reach the inner primary, which is nobody's worker; its own workers get
+/// their own.
+#[test]
+fn a_croupier_under_a_croupier_has_workers_of_its_own() {
+    let directory = Directory::new();
+    let (socket, control) = (directory.file("socket"), directory.file("control"));
+    let inner = "\"$0\" run --listen unix:$SOCKET --workers 1 --control $CONTROL 2>/dev/null &";
+    let script = format!("[ $CROUPIER_WORKER_ID = 1 ] && {inner} exec \"$0\" demo");
+    let options = ["--workers", "1", "--env", &format!("SOCKET={socket}"), "--env", &format!("CONTROL={control}")];
+    let mut outer = Croupier::of_command(&options, &["sh", "-c", &script, support::PROGRAM]);
+    let address = outer.wait_ready(1);
+    let client = |arguments: &[&str]| {
+        let mut command = support::plain(support::PROGRAM);
+        command.args(arguments).args(["--control", &control]);
+        Outcome::of(command)
+    };
+    let ready = || Client::connect_unix(&socket).ok()?.get().ok();
+    assert_eq!(until(ready).expect("the inner one serves").worker(), 1);
+    assert_eq!(http::get(&address).unwrap().worker(), 1);
+
+    let status: serde_json::Value = serde_json::from_str(&client(&["status", "--json"]).assert_ok().stdout).unwrap();
+    let worker = status["workers"][0]["pid"].as_i64().unwrap() as i32;
+    let environment = processes::environment(worker);
+    assert_eq!((environment["CROUPIER_WORKER_ID"].as_str(), environment["CROUPIER_GENERATION"].as_str()), ("1", "0"));
+    // Nobody but the outer worker has what it is dealt: its end is seen, and it is replaced.
+    let outer_worker = outer.wait_started(1).pid;
+    let files = |pid: i32| {
+        let link = move |fd: i32| std::fs::read_link(format!("/proc/{pid}/fd/{fd}")).ok();
+        processes::descriptors(pid).into_iter().filter(|fd| *fd > 2).filter_map(link).collect::<Vec<_>>()
+    };
+    let sockets = |pid: i32| files(pid).into_iter().filter(|link| link.to_string_lossy().starts_with("socket:"));
+    assert!(sockets(worker).all(|socket| sockets(outer_worker).all(|other| other != socket)));
+    processes::send(outer_worker, Signal::SIGKILL);
+    outer.log().wait_for("worker=2 pid=");
+    wait_until("the replacement serves", || http::get(&address).is_ok_and(|it| it.worker() == 2));
+
+    client(&["stop", "--wait", "30s"]).assert_ok();
+    assert_eq!(outer.terminate(), Some(0));
 }
 
 fn environment_without_ours(pid: i32) -> BTreeMap<String, String> {

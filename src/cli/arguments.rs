@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
 
+use clap::builder::{PathBufValueParser, TypedValueParser};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::primary::commands::Scale;
@@ -156,6 +157,23 @@ pub(super) struct RunOptions {
     #[arg(long, value_name = "K=V")]
     pub(super) env: Vec<Variable>,
 
+    /// Whose workers are: a name or a number, with that user's groups. Needs root; the primary stays root's
+    #[arg(long, value_name = "NAME|UID", env = "CROUPIER_USER")]
+    pub(super) user: Option<String>,
+
+    /// The group of workers, in place of their user's primary one. Needs root
+    #[arg(long, value_name = "NAME|GID", env = "CROUPIER_GROUP")]
+    pub(super) group: Option<String>,
+
+    /// Where workers' standard output goes: where croupier's own goes, nowhere, to the end of a file, or line by line
+    /// with the worker's id in front to croupier's own [default: inherit]
+    #[arg(long, value_name = "inherit|null|FILE|prefix", env = "CROUPIER_STDOUT", value_parser = worker_output())]
+    pub(super) stdout: Option<WorkerOutput>,
+
+    /// The same for workers' standard error [default: inherit]
+    #[arg(long, value_name = "inherit|null|FILE|prefix", env = "CROUPIER_STDERR", value_parser = worker_output())]
+    pub(super) stderr: Option<WorkerOutput>,
+
     /// Names this primary, for `croupier status --name` and the like [default: croupier-ADDRESS-PORT of the first
     /// --listen]
     #[arg(long, value_name = "NAME", env = "CROUPIER_NAME")]
@@ -260,6 +278,15 @@ pub(super) enum RespawnWhen {
 pub(super) enum LogFormat {
     Text,
     Json,
+}
+
+/// A file of one of the other names is `./prefix` and the like.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum WorkerOutput {
+    Inherit,
+    Null,
+    Prefix,
+    File(PathBuf),
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -368,6 +395,15 @@ impl FromStr for Variable {
             _ => Err("give a name and a value, like MODE=fast".into()),
         }
     }
+}
+
+fn worker_output() -> impl TypedValueParser<Value = WorkerOutput> {
+    PathBufValueParser::new().map(|path| match path.to_str() {
+        Some("inherit") => WorkerOutput::Inherit,
+        Some("null") => WorkerOutput::Null,
+        Some("prefix") => WorkerOutput::Prefix,
+        _ => WorkerOutput::File(path),
+    })
 }
 
 fn duration(text: &str) -> Result<Duration, String> {

@@ -1,12 +1,15 @@
 //! `croupier check`: what `run` would do, without doing it.
 
-use std::io::Write;
+use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
+use nix::errno::Errno;
 use nix::unistd::{AccessFlags, access};
 
 use super::arguments::RunOptions;
+use super::run::APPEND_REMEDY;
 use super::{Exit, Failure, inherited, runtime_directory, settings};
+use crate::primary::output::{Destination, Stream};
 use crate::primary::recycle::Recycle;
 use crate::primary::settings::Settings;
 use crate::primary::supervisor::Respawn;
@@ -16,6 +19,15 @@ pub(super) fn check(options: RunOptions) -> Result<(), Failure> {
     let settings = settings::resolve(options, inherited::find()?)?;
     settings::check_listeners(&settings)?;
     find_program(&settings)?;
+    for (stream, destination) in
+        [(Stream::Stdout, &settings.command.stdout), (Stream::Stderr, &settings.command.stderr)]
+    {
+        if let Destination::File(path) = destination {
+            may_append(path).map_err(|why| {
+                Failure::new(Exit::Usage, format!("--{stream} {}: {why}; {APPEND_REMEDY}", path.display()))
+            })?;
+        }
+    }
     // Nobody reads: nothing to do about it.
     let _ = std::io::stdout().write_all(effective(&settings, control).as_bytes());
     Ok(())
@@ -37,6 +49,16 @@ fn find_program(settings: &Settings) -> Result<(), Failure> {
     }
     let line = format!("{}: not found or not executable; check the command after --", program.display());
     Err(Failure::new(Exit::CannotStartWorkers, line))
+}
+
+/// Whether a file could be opened to write to its end, and created if it is not there.
+fn may_append(path: &Path) -> io::Result<()> {
+    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    match access(path, AccessFlags::W_OK) {
+        Ok(()) if path.is_dir() => Err(Errno::EISDIR.into()),
+        Err(Errno::ENOENT) => Ok(access(folder, AccessFlags::W_OK | AccessFlags::X_OK)?),
+        result => Ok(result?),
+    }
 }
 
 /// One line per setting, in TOML (of which JSON's strings are a part).
@@ -92,6 +114,19 @@ fn effective(settings: &Settings, control: Option<PathBuf>) -> String {
     lines.extend(rss_bytes.map(|bytes| format!("recycle-rss = {}", text(&format!("{bytes}B")))));
     if let Some(directory) = &command.directory {
         lines.push(format!("chdir = {}", text(&directory.display().to_string())));
+    }
+    for (stream, destination) in [(Stream::Stdout, &command.stdout), (Stream::Stderr, &command.stderr)] {
+        let destination = match destination {
+            Destination::Inherit => "inherit".into(),
+            Destination::Null => "null".into(),
+            Destination::Lines(_) => "prefix".into(),
+            Destination::File(path) => path.display().to_string(),
+        };
+        lines.push(format!("{stream} = {}", text(&destination)));
+    }
+    if let Some(identity) = &command.identity {
+        let groups = serde_json::Value::from(identity.groups.as_slice());
+        lines.push(format!("user = {}\ngroup = {}\n# groups: {groups}", identity.uid, identity.gid));
     }
     lines.join("\n") + "\n"
 }

@@ -7,10 +7,12 @@ mod client;
 mod demo;
 mod inherited;
 mod log_writer;
+mod prefixed;
 mod run;
 mod runtime_directory;
 mod settings;
 mod upgrade_check;
+mod writer;
 
 use std::process::ExitCode;
 
@@ -74,7 +76,7 @@ pub fn main() -> ExitCode {
             failure.exit
         }
     };
-    log_writer::flush();
+    writer::flush();
     ExitCode::from(exit as u8)
 }
 

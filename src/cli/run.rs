@@ -8,6 +8,7 @@ use super::arguments::{LogFormat, RunOptions};
 use super::{Exit, Failure, inherited, log_writer, runtime_directory, settings};
 use crate::primary::address::Address;
 use crate::primary::admin::{Admin, ClaimError, ControlSocket};
+use crate::primary::output::OpenError;
 use crate::primary::reexec::CarriedSocket;
 use crate::primary::reexec::state::State;
 use crate::primary::settings::Settings;
@@ -27,6 +28,9 @@ const SIGNALS: [Signal; 8] = [
     Signal::SIGTTIN,
     Signal::SIGTTOU,
 ];
+
+/// What to do about a file for workers' output that cannot be opened.
+pub(super) const APPEND_REMEDY: &str = "give a file that croupier may append to";
 
 pub(super) fn run(options: RunOptions) -> Result<(), Failure> {
     let passed = inherited::find()?;
@@ -59,6 +63,9 @@ pub(super) fn run(options: RunOptions) -> Result<(), Failure> {
     };
     let mut primary = started.map_err(|error| match error {
         StartError::Bind(_) => Failure::new(Exit::CannotListen, error.to_string()),
+        StartError::Output(OpenError { stream, path, error }) => {
+            Failure::new(Exit::Usage, format!("--{stream} {}: {error}; {APPEND_REMEDY}", path.display()))
+        }
         StartError::EventLoop(_) => Failure::new(Exit::Failed, error.to_string()),
     })?;
     primary.obey(signals).map_err(failed("read signals"))?;

@@ -1,17 +1,23 @@
 //! From options to settings: the defaults, and the checks that need to look at this machine.
 
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
-use super::arguments::{Burst, RespawnWhen, RunOptions, WorkerCount};
+use nix::unistd::geteuid;
+
+use super::arguments::{Burst, RespawnWhen, RunOptions, WorkerCount, WorkerOutput};
 use super::inherited::Passed;
-use super::{Exit, Failure, log_writer};
+use super::prefixed::Prefixed;
+use super::{Exit, Failure, writer};
 use crate::primary::address::Address;
 use crate::primary::listener_spec::ListenerSpec;
+use crate::primary::output::Destination;
 use crate::primary::recycle::Recycle;
 use crate::primary::reexec::Invocation;
 use crate::primary::settings::{BindOptions, Command, QUEUE_MAX_DEFAULT, Settings};
 use crate::primary::supervisor::{Plan, Respawn};
+use crate::sys::identity::{Identity, Unknown};
 
 const LISTEN: &str = "127.0.0.1:8000";
 const BACKLOG: u32 = 4096;
@@ -87,9 +93,41 @@ pub(super) fn resolve(options: RunOptions, passed: Passed) -> Result<Settings, F
             variables: options.env.into_iter().map(|it| (it.name.into(), it.value.into())).collect(),
             directory: options.chdir,
             open_files: None,
+            stdout: destination(options.stdout),
+            stderr: destination(options.stderr),
+            identity: identity(options.user.as_deref(), options.group.as_deref())?,
         },
         plan,
     })
+}
+
+/// Whose workers are to be. A capability to change ids is not enough: only the step down from root takes every
+/// capability away, and a worker that could change its ids would be nobody's. Source: capabilities(7).
+fn identity(user: Option<&str>, group: Option<&str>) -> Result<Option<Identity>, Failure> {
+    let (option, value) = match (user, group) {
+        (Some(user), _) => ("--user", user),
+        (None, Some(group)) => ("--group", group),
+        (None, None) => return Ok(None),
+    };
+    if !geteuid().is_root() {
+        let line = format!("{option} {value}: only root can have workers of somebody else's; start croupier as root");
+        return Err(Failure::new(Exit::Usage, line));
+    }
+    let unknown = |option, value| move |why: Unknown| Failure::new(Exit::Usage, format!("{option} {value}: {why}"));
+    let identity = user.map_or_else(|| Ok(Identity::own()), Identity::of_user).map_err(unknown(option, value))?;
+    match group {
+        Some(group) => identity.with_group(group).map(Some).map_err(unknown("--group", group)),
+        None => Ok(Some(identity)),
+    }
+}
+
+fn destination(wanted: Option<WorkerOutput>) -> Destination {
+    match wanted {
+        None | Some(WorkerOutput::Inherit) => Destination::Inherit,
+        Some(WorkerOutput::Null) => Destination::Null,
+        Some(WorkerOutput::Prefix) => Destination::Lines(Arc::new(Prefixed)),
+        Some(WorkerOutput::File(path)) => Destination::File(path),
+    }
 }
 
 fn check_twice(listeners: &[ListenerSpec]) -> Result<(), Failure> {
@@ -149,5 +187,5 @@ fn invocation() -> Invocation {
         std::env::split_paths(&path).map(|folder| folder.join(&name)).find(|file| file.is_file())
     };
     let program = found.or_else(|| std::env::current_exe().ok()).unwrap_or(name);
-    Invocation { program, arguments: arguments.collect(), before_exec: log_writer::flush }
+    Invocation { program, arguments: arguments.collect(), before_exec: writer::flush }
 }

@@ -23,6 +23,7 @@ mod lanes;
 mod lifecycle;
 pub mod listener_spec;
 mod listeners;
+pub mod output;
 pub mod policy;
 pub mod recycle;
 pub mod reexec;

@@ -7,11 +7,13 @@ use std::time::Duration;
 
 use super::address::Address;
 use super::listener_spec::ListenerSpec;
+use super::output::Destination;
 use super::policy::PolicyKind;
 use super::recycle::Recycle;
 use super::reexec::Invocation;
 pub use super::socket::BindOptions;
 use super::supervisor::Plan;
+use crate::sys::identity::Identity;
 use crate::sys::limits::OpenFiles;
 
 /// The settings of one primary.
@@ -74,6 +76,12 @@ pub struct Command {
     pub directory: Option<PathBuf>,
     /// `None`: the primary's.
     pub open_files: Option<OpenFiles>,
+    /// Whose workers are; `None`: the primary's user and groups. Needs a primary of root's.
+    pub identity: Option<Identity>,
+    /// Where their standard output goes.
+    pub stdout: Destination,
+    /// Where their standard error goes.
+    pub stderr: Destination,
 }
 
 /// The queue of the socket itself takes 278 records at the default buffer size; `queue_max` must stay below.

@@ -9,6 +9,8 @@
 pub mod clock;
 pub mod environment;
 pub mod fd_passing;
+#[cfg(feature = "primary")]
+pub mod identity;
 #[cfg(feature = "cli")]
 pub mod inherited;
 pub mod limits;

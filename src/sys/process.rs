@@ -20,6 +20,7 @@ use nix::sys::signal::{Signal, kill, killpg};
 use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid};
 use nix::unistd::Pid;
 
+use super::identity::Identity;
 use super::limits::OpenFiles;
 
 /// No wait is longer: a deadline must be a time that the clock can show.
@@ -41,8 +42,13 @@ pub struct Launch<'a> {
     pub channel: BorrowedFd<'a>,
     /// Its standard output; `None` is this process's.
     pub stdout: Option<OwnedFd>,
+    /// Its standard error; `None` is this process's.
+    pub stderr: Option<OwnedFd>,
     /// The limit of open files it gets; `None` is this process's.
     pub open_files: Option<OpenFiles>,
+    /// Whose it is; `None`: this process's user, with its groups. It is executed as that user, in a directory that was
+    /// entered as this one's.
+    pub identity: Option<&'a Identity>,
 }
 
 /// How a process ended.
@@ -82,7 +88,8 @@ impl Process {
     ///
     /// # Errors
     /// Those of fork(2) and execve(2): `NotFound` if there is no such program (or interpreter, or directory),
-    /// `PermissionDenied` if it is not executable, `WouldBlock` (EAGAIN) if there are too many processes.
+    /// `PermissionDenied` if it is not executable (by that user), `WouldBlock` (EAGAIN) if there are too many processes
+    /// (of that user), `EPERM` or `EINVAL` if this process cannot become that user.
     pub fn spawn(launch: &Launch<'_>) -> io::Result<Self> {
         let mut command = Command::new(launch.program);
         command.args(launch.arguments).envs(launch.variables.iter().map(|(name, value)| (name, value)));
@@ -93,12 +100,15 @@ impl Process {
         if let Some(stdout) = &launch.stdout {
             command.stdout(stdout.try_clone()?);
         }
+        if let Some(stderr) = &launch.stderr {
+            command.stderr(stderr.try_clone()?);
+        }
         let channel = launch.channel.as_raw_fd();
-        let open_files = launch.open_files;
+        let (open_files, identity) = (launch.open_files, launch.identity.cloned());
         // SAFETY: the closure runs between fork and exec and makes only async-signal-safe system calls; it
         // allocates nothing and takes no lock.
         unsafe {
-            command.pre_exec(move || prepare_child(channel, open_files));
+            command.pre_exec(move || prepare_child(channel, open_files, identity.as_ref()));
         }
         let child = command.spawn()?;
         let pid = Pid::from_raw(child.id() as i32);
@@ -226,7 +236,7 @@ const SIGNAL_SET_BYTES: usize = 8;
 const DEFAULT_ACTION: [u64; 4] = [0; 4];
 
 /// Runs in the child between fork and exec.
-fn prepare_child(channel: i32, open_files: Option<OpenFiles>) -> io::Result<()> {
+fn prepare_child(channel: i32, open_files: Option<OpenFiles>, identity: Option<&Identity>) -> io::Result<()> {
     close_on_exec_from(3);
     // SAFETY: plain system calls on integers.
     unsafe {
@@ -245,7 +255,7 @@ fn prepare_child(channel: i32, open_files: Option<OpenFiles>) -> io::Result<()> 
     if let Some(limit) = open_files {
         setrlimit(Resource::RLIMIT_NOFILE, limit.soft, limit.hard)?;
     }
-    Ok(())
+    identity.map_or(Ok(()), Identity::assume)
 }
 
 /// Marks every descriptor from `first` on close-on-exec: also those that this process inherited from its own
@@ -290,7 +300,9 @@ mod tests {
             directory: None,
             channel: channel.as_fd(),
             stdout: None,
+            stderr: None,
             open_files: None,
+            identity: None,
         }
     }
 

@@ -13,6 +13,7 @@ pub mod roles;
 pub mod script;
 
 use std::fs;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -74,6 +75,17 @@ impl Croupier {
         let mut child = command.spawn().unwrap_or_else(|error| panic!("{command:?}: {error}"));
         let log = Log::collect(child.stderr.take().expect("it is piped"));
         Self { child, log }
+    }
+
+    /// As [`spawn`](Self::spawn); and the lines of its standard output.
+    pub fn spawn_with_stdout(mut command: Command) -> (Self, Log) {
+        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut child = command.spawn().unwrap_or_else(|error| panic!("{command:?}: {error}"));
+        let [stdout, log] = [
+            Log::collect(child.stdout.take().expect("it is piped")),
+            Log::collect(child.stderr.take().expect("it is piped")),
+        ];
+        (Self { child, log }, stdout)
     }
 
     /// Adopts a primary whose log is read by the test itself.
@@ -306,6 +318,18 @@ impl Directory {
 
     pub fn path(&self) -> &Path {
         &self.0
+    }
+
+    /// A copy of a program that every user may execute: where the build is may be closed to others. Another process
+    /// makes it: a child that a second test starts would keep a file open that this one writes, and nobody can execute it
+    /// then (ETXTBSY).
+    pub fn copy_for_all(&self, program: &str) -> String {
+        let copy = self.file(Path::new(program).file_name().and_then(|name| name.to_str()).expect("it has a name"));
+        let status =
+            Command::new("install").args(["--mode=755", program, &copy]).status().expect("coreutils are there");
+        assert!(status.success());
+        fs::set_permissions(self.path(), fs::Permissions::from_mode(0o755)).expect("it is ours");
+        copy
     }
 
     /// The path of a file in it, as text.

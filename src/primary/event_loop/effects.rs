@@ -14,7 +14,9 @@ use super::token::Source;
 use crate::primary::dialect::native::Native;
 use crate::primary::lanes::Figures;
 use crate::primary::lifecycle;
+use crate::primary::output::Stream;
 use crate::primary::recycle::Usage;
+use crate::primary::settings::Command;
 use crate::primary::supervisor::{Effect, Ended, Event, KillReason, ReloadEnd};
 use crate::primary::workers::Worker;
 use crate::protocol::bootstrap;
@@ -33,6 +35,10 @@ pub(super) const DUE_AGAIN: Duration = Duration::from_secs(30);
 /// In how many turns a dead worker is heard to the end. Its channel holds less than that; a child that it left behind
 /// may go on writing.
 const LAST_WORDS_TURNS: u32 = 16;
+
+/// Errors of starting a worker that trying again does not mend: they are the command's, or the user's it is to run as.
+const NEVER_STARTS: [Errno; 7] =
+    [Errno::ENOENT, Errno::EACCES, Errno::ENOEXEC, Errno::ENOTDIR, Errno::E2BIG, Errno::EPERM, Errno::EINVAL];
 
 impl Primary {
     pub(super) fn decide(&mut self, event: Event) {
@@ -69,14 +75,12 @@ impl Primary {
                 self.decide(Event::Started(slot, id));
             }
             Err(error) => {
-                let permanent = matches!(
-                    error.raw_os_error().map(Errno::from_raw),
-                    Some(Errno::ENOENT | Errno::EACCES | Errno::ENOEXEC | Errno::ENOTDIR | Errno::E2BIG)
-                );
-                self.last_failure = Some(error.to_string());
+                let permanent = error.raw_os_error().is_some_and(|it| NEVER_STARTS.contains(&Errno::from_raw(it)));
+                let why = why_not_started(&error, &self.settings.command);
+                self.last_failure = Some(why.clone());
                 self.decide(Event::StartFailed { slot, permanent });
                 if self.supervisor.is_running() {
-                    log::error!("worker={id} slot={slot} cannot be started: {error} [trying again]");
+                    log::error!("worker={id} slot={slot} cannot be started: {why} [trying again]");
                 }
             }
         }
@@ -88,14 +92,21 @@ impl Primary {
         let command = &self.settings.command;
         let mut variables = command.variables.clone();
         variables.extend(bootstrap::variables(channel.as_raw_fd(), id, self.supervisor.generation()));
+        let mut output = |stream| {
+            let token = Source::Output(id, stream).token();
+            self.outputs.for_worker(id, stream, command.identity.as_ref(), self.poll.registry(), token)
+        };
+        let (stdout, stderr) = (output(Stream::Stdout)?, output(Stream::Stderr)?);
         let process = Process::spawn(&Launch {
             program: &command.program,
             arguments: &command.arguments,
             variables: &variables,
             directory: command.directory.as_ref(),
             channel: channel.as_fd(),
-            stdout: None,
+            stdout,
+            stderr,
             open_files: command.open_files,
+            identity: command.identity.as_ref(),
         })?;
         let registry = self.poll.registry();
         let (control, exit) = (Source::Control(id).token(), Source::Exit(id).token());
@@ -287,6 +298,7 @@ impl Primary {
         if let Some(worker) = self.workers.get_mut(id) {
             worker.has_exited = true;
         }
+        self.outputs.worker_ended(id, Monotonic::now());
         // What it said before it died, in particular which lanes it had closed: all of it, it is not getting more.
         self.hear_worker(id);
         for _ in 0..LAST_WORDS_TURNS {
@@ -320,6 +332,19 @@ impl Primary {
         for effect in effects {
             self.carry_out(effect);
         }
+    }
+}
+
+/// What went wrong, with what another user has to do with it.
+fn why_not_started(error: &io::Error, command: &Command) -> String {
+    match (&command.identity, error.raw_os_error().map(Errno::from_raw)) {
+        (Some(identity), Some(Errno::EACCES)) => {
+            format!("{error} for {identity} (the program, and every directory above it, must be open to that user)")
+        }
+        (Some(identity), Some(Errno::EPERM | Errno::EINVAL)) => {
+            format!("{error} (this process may not become {identity}: it needs CAP_SETUID and CAP_SETGID)")
+        }
+        _ => error.to_string(),
     }
 }
 

@@ -13,6 +13,7 @@ use super::dealing::{self, Stopped};
 use super::dialect::native::Buffer;
 use super::lifecycle;
 use super::listeners::{BindError, Counters, Listener};
+use super::output::{OpenError, Outputs};
 use super::reexec::{CarriedSocket, Trial};
 use super::settings::{Settings, WORKERS_MAX};
 use super::supervisor::{Event, Outcome, Stop, Supervisor};
@@ -53,6 +54,7 @@ pub struct Primary {
     /// What happened on listeners that are gone.
     retired: Counters,
     workers: Register,
+    outputs: Outputs,
     supervisor: Supervisor,
     /// Connections accepted so far.
     sequence: u64,
@@ -97,18 +99,22 @@ pub enum StartError {
     /// An address could not be bound.
     #[error(transparent)]
     Bind(#[from] BindError),
+    /// A file for the output of workers could not be opened.
+    #[error(transparent)]
+    Output(#[from] OpenError),
     /// The event loop could not be made.
     #[error("start the event loop: {0}")]
     EventLoop(#[from] io::Error),
 }
 
 impl Primary {
-    /// Binds every listener. No worker is started yet.
+    /// Opens the files for the output of workers and binds every listener. No worker is started yet.
     ///
     /// # Errors
     /// [`StartError`]; what was bound is released again.
     pub fn bind(settings: Settings) -> Result<Self, StartError> {
-        let mut primary = Self::new(settings, Poll::new()?)?;
+        let outputs = Outputs::open(&settings.command.stdout, &settings.command.stderr)?;
+        let mut primary = Self::new(settings, Poll::new()?, outputs)?;
         for spec in primary.settings.listeners.clone() {
             primary.declare(&spec)?;
         }
@@ -116,7 +122,7 @@ impl Primary {
         Ok(primary)
     }
 
-    fn new(settings: Settings, poll: Poll) -> io::Result<Self> {
+    fn new(settings: Settings, poll: Poll, outputs: Outputs) -> io::Result<Self> {
         let now = Monotonic::now();
         let since_epoch = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
         Ok(Self {
@@ -133,6 +139,7 @@ impl Primary {
             listeners: Vec::new(),
             retired: Counters::default(),
             workers: Register::default(),
+            outputs,
             sequence: 0,
             started_at: now,
             upgrade_count: 0,
@@ -195,6 +202,7 @@ impl Primary {
                 if let Some(trial) = self.trial.take() {
                     trial.call_off();
                 }
+                self.outputs.finish();
                 return Ok(Ending { outcome, last_failure: self.last_failure });
             }
             let more = more || !self.more_to_hear.is_empty();
@@ -211,6 +219,7 @@ impl Primary {
                     Source::Control(worker) => self.hear_worker(worker),
                     Source::Exit(worker) => self.see_exit(worker),
                     Source::Signals => self.hear_signals(),
+                    Source::Output(worker, stream) => self.outputs.has_become_readable(worker, stream),
                     Source::Trial => self.judge_trial(),
                     Source::Commands => self.hear_commands(),
                 }
@@ -228,6 +237,7 @@ impl Primary {
             self.next_look,
             self.next_due_look,
             self.deserted_deadline(),
+            self.outputs.deadline(),
             trial,
         ];
         let due = of_listeners.chain(others.into_iter().flatten()).min()?;
@@ -255,6 +265,7 @@ impl Primary {
         if self.next_look.is_some_and(|at| now >= at) {
             self.look_for_stalls(now);
         }
+        self.outputs.let_time_pass(now);
         if self.trial_is_overdue(now) {
             self.judge_trial();
         }

@@ -2,6 +2,7 @@
 
 use mio::Token;
 
+use crate::primary::output::Stream;
 use crate::protocol::ids::{LaneId, WorkerId};
 
 /// What a token stands for.
@@ -14,6 +15,7 @@ pub(super) enum Source {
     Control(WorkerId),
     Exit(WorkerId),
     Deal(WorkerId, LaneId),
+    Output(WorkerId, Stream),
 }
 
 impl Source {
@@ -28,6 +30,7 @@ impl Source {
             Source::Control(worker) => (2, 0, worker.0 as usize),
             Source::Exit(worker) => (3, 0, worker.0 as usize),
             Source::Commands => (6, 0, 0),
+            Source::Output(worker, stream) => (7, stream as usize, worker.0 as usize),
             Source::Deal(worker, lane) => (4, usize::from(lane.0), worker.0 as usize),
         };
         Token(kind << Self::KIND_SHIFT | lane << Self::LANE_SHIFT | number)
@@ -43,6 +46,7 @@ impl Source {
             3 => Source::Exit(WorkerId(number)),
             4 => Source::Deal(WorkerId(number), lane),
             5 => Source::Trial,
+            7 => Source::Output(WorkerId(number), Stream::ALL[usize::from(lane.0)]),
             _ => Source::Commands,
         }
     }
@@ -63,6 +67,8 @@ mod tests {
             Source::Control(worker),
             Source::Exit(WorkerId(1)),
             Source::Deal(worker, LaneId(23)),
+            Source::Output(worker, Stream::Stdout),
+            Source::Output(worker, Stream::Stderr),
         ];
         for source in sources {
             assert_eq!(Source::of(source.token()), source);

@@ -10,6 +10,7 @@ use super::token::Source;
 use super::{Primary, StartError};
 use crate::primary::commands::Refused;
 use crate::primary::listeners::Listener;
+use crate::primary::output::Outputs;
 use crate::primary::reexec::baggage::Baggage;
 use crate::primary::reexec::state::{STATE_VERSION, State};
 use crate::primary::reexec::{self, Invocation, Trial};
@@ -24,7 +25,8 @@ impl Primary {
     /// # Errors
     /// Those of epoll(7), and `InvalidData`/`EBADF` if the state does not belong to this process.
     pub fn take_over(settings: Settings, state: State) -> Result<Self, StartError> {
-        let mut primary = Self::new(settings, Poll::new()?)?;
+        let outputs = Outputs::restore(state.outputs, &settings.command.stdout, &settings.command.stderr)?;
+        let mut primary = Self::new(settings, Poll::new()?, outputs)?;
         primary.name = state.name;
         primary.sequence = state.sequence;
         primary.upgrade_count = state.upgrade_count;
@@ -50,6 +52,7 @@ impl Primary {
         for (index, listener) in self.listeners.iter_mut().enumerate() {
             listener.register(registry, Source::Listener(index).token())?;
         }
+        self.outputs.register(registry, |worker, stream| Source::Output(worker, stream).token())?;
         let mut lanes = Vec::new();
         for worker in self.workers.iter() {
             let add =
@@ -135,6 +138,7 @@ impl Primary {
             listeners: self.listeners.iter().map(|listener| listener.save(&mut baggage)).collect(),
             retired: self.retired,
             workers: self.workers.save(&mut baggage),
+            outputs: self.outputs.save(&mut baggage),
         };
         (state, baggage)
     }

@@ -88,7 +88,9 @@ impl Trial {
             directory: None,
             channel: memfd.as_fd(),
             stdout: Some(stdout),
+            stderr: None,
             open_files: None,
+            identity: None,
         })?;
         Ok(Self { process, output, deadline: Monotonic::now() + CHECK_TIMEOUT })
     }

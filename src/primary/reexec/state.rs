@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{CarriedSocket, baggage};
 use crate::primary::supervisor::Supervisor;
-use crate::primary::{listeners, workers};
+use crate::primary::{listeners, output, workers};
 use crate::protocol::ids::Slot;
 use crate::protocol::time::Monotonic;
 use crate::sys::environment;
@@ -55,6 +55,9 @@ pub struct State {
     pub retired: listeners::Counters,
     /// The workers.
     pub workers: Vec<workers::Saved>,
+    /// Where they write to.
+    #[serde(default)]
+    pub outputs: output::Saved,
 }
 
 impl State {

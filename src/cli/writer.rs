@@ -1,0 +1,172 @@
+//! What croupier itself writes to stdout and stderr leaves through a bounded queue and one writer thread for each:
+//! whoever reads may be slow, stopped or gone, and the primary must not notice. What does not fit is dropped, counted,
+//! and the count is written.
+
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+use crossbeam_channel::{Receiver, Sender, bounded};
+use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::stat::fstat;
+
+use crate::primary::output::Stream;
+
+/// What waits for a reader: log lines, and pieces of workers' output.
+const QUEUE_MAX: usize = 4096;
+/// Workers' output leaves the rest of the queue to the log.
+const QUEUE_MAX_OUTPUT: usize = QUEUE_MAX / 2;
+/// Workers' output that waits for a reader.
+const OUTPUT_MAX_BYTES: usize = 4 * 1024 * 1024;
+/// How long the end of the process waits for the last lines of each stream to be read.
+const FLUSH_TIMEOUT: Duration = Duration::from_millis(500);
+/// Between two notices of lines that were dropped, if they are many.
+const NOTICE_EVERY: Duration = Duration::from_secs(1);
+
+static STDOUT: Writer = Writer::new(Stream::Stdout);
+static STDERR: Writer = Writer::new(Stream::Stderr);
+
+/// Writes one line of the log, with its newline, to stderr.
+pub(super) fn write_log(line: Vec<u8>) {
+    STDERR.enqueue_log(line);
+}
+
+/// Writes whole lines of workers, each with its newline.
+pub(super) fn write_output(stream: Stream, lines: Vec<u8>, line_count: u64) {
+    // Two writers on one pipe would tear each other's lines. Source: pipe(7), PIPE_BUF.
+    let writer = if stream == Stream::Stderr || both_are_one() { &STDERR } else { &STDOUT };
+    writer.enqueue_output(lines, line_count);
+}
+
+/// Waits until what is queued is written, but not for ever.
+pub(super) fn flush() {
+    // In this order: how much of stdout was dropped is said on stderr.
+    STDOUT.flush();
+    STDERR.flush();
+}
+
+fn both_are_one() -> bool {
+    static BOTH_ARE_ONE: OnceLock<bool> = OnceLock::new();
+    *BOTH_ARE_ONE.get_or_init(|| {
+        let file = |fd: BorrowedFd<'_>| fstat(fd).map(|stat| (stat.st_dev, stat.st_ino)).ok();
+        file(io::stdout().as_fd()) == file(io::stderr().as_fd())
+    })
+}
+
+struct Writer {
+    stream: Stream,
+    queue: OnceLock<Sender<Item>>,
+    output_bytes: AtomicUsize,
+    dropped_log: AtomicU64,
+    dropped_output: AtomicU64,
+}
+
+enum Item {
+    Log(Vec<u8>),
+    Output(Vec<u8>),
+    Flush(Sender<()>),
+}
+
+impl Writer {
+    const fn new(stream: Stream) -> Self {
+        Self {
+            stream,
+            queue: OnceLock::new(),
+            output_bytes: AtomicUsize::new(0),
+            dropped_log: AtomicU64::new(0),
+            dropped_output: AtomicU64::new(0),
+        }
+    }
+
+    fn enqueue_log(&'static self, line: Vec<u8>) {
+        if self.queue().try_send(Item::Log(line)).is_err() {
+            self.dropped_log.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    fn enqueue_output(&'static self, lines: Vec<u8>, line_count: u64) {
+        let (queue, len) = (self.queue(), lines.len());
+        // Only the event loop adds: nobody else can come in between.
+        let has_room = queue.len() < QUEUE_MAX_OUTPUT && self.output_bytes.load(Ordering::Relaxed) < OUTPUT_MAX_BYTES;
+        self.output_bytes.fetch_add(len, Ordering::Relaxed);
+        if !has_room || queue.try_send(Item::Output(lines)).is_err() {
+            self.output_bytes.fetch_sub(len, Ordering::Relaxed);
+            self.dropped_output.fetch_add(line_count, Ordering::Relaxed);
+        }
+    }
+
+    fn flush(&self) {
+        if let Some(queue) = self.queue.get() {
+            let (done, wait) = bounded(1);
+            if queue.send_timeout(Item::Flush(done), FLUSH_TIMEOUT).is_ok() {
+                let _ = wait.recv_timeout(FLUSH_TIMEOUT);
+            }
+        }
+    }
+
+    fn queue(&'static self) -> &'static Sender<Item> {
+        self.queue.get_or_init(|| {
+            let (queue, items) = bounded(QUEUE_MAX);
+            let thread = std::thread::Builder::new().name(format!("croupier-{}", self.stream)).stack_size(128 * 1024);
+            // Without a thread the receiver is dropped, and every line counts as dropped.
+            let _ = thread.spawn(move || self.write_items(&items));
+            queue
+        })
+    }
+
+    fn write_items(&self, items: &Receiver<Item>) {
+        let mut noticed_at = None;
+        for item in items {
+            let is_flush = matches!(item, Item::Flush(_));
+            if is_flush || noticed_at.is_none_or(|at: Instant| at.elapsed() >= NOTICE_EVERY) {
+                noticed_at = self.write_notice().then(Instant::now).or(noticed_at);
+            }
+            match item {
+                Item::Log(line) => self.write(&line),
+                Item::Output(lines) => {
+                    self.write(&lines);
+                    self.output_bytes.fetch_sub(lines.len(), Ordering::Relaxed);
+                }
+                Item::Flush(done) => _ = done.send(()),
+            }
+        }
+    }
+
+    /// On stderr, whatever the stream: others may expect to understand each line of stdout. True if there was something
+    /// to say.
+    fn write_notice(&self) -> bool {
+        let dropped = [(&self.dropped_log, "log lines"), (&self.dropped_output, "lines of workers")];
+        let dropped = dropped.map(|(count, what)| (count.swap(0, Ordering::Relaxed), what));
+        for (count, what) in dropped.into_iter().filter(|(count, _)| *count > 0) {
+            let notice = format!("croupier: {count} {what} dropped: nobody read {}\n", self.stream).into_bytes();
+            match self.stream {
+                Stream::Stdout => STDERR.enqueue_log(notice),
+                Stream::Stderr => self.write(&notice),
+            }
+        }
+        dropped.iter().any(|(count, _)| *count > 0)
+    }
+
+    /// A closed stream changes nothing.
+    fn write(&self, bytes: &[u8]) {
+        match self.stream {
+            Stream::Stdout => write_all(io::stdout().as_fd(), bytes),
+            Stream::Stderr => write_all(io::stderr().as_fd(), bytes),
+        }
+    }
+}
+
+/// As std's, but a descriptor that somebody has made non-blocking for all its holders does not tear a line.
+fn write_all(fd: BorrowedFd<'_>, mut bytes: &[u8]) {
+    while !bytes.is_empty() {
+        match nix::unistd::write(fd, bytes) {
+            Ok(len) => bytes = &bytes[len..],
+            Err(Errno::EINTR) => {}
+            Err(Errno::EAGAIN) => _ = poll(&mut [PollFd::new(fd, PollFlags::POLLOUT)], PollTimeout::NONE),
+            Err(_) => return,
+        }
+    }
+}
