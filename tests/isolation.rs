@@ -66,8 +66,8 @@ fn a_primary_with_ignored_signals_still_obeys_them() {
     assert_eq!(croupier.terminate(), Some(0));
 }
 
-/// The variables and the channel of the outer one reach the inner primary, which is nobody's worker; its own workers get
-/// their own.
+/// The variables and the channel of the outer one reach the inner primary, which is nobody's worker; its own
+/// workers get their own.
 #[test]
 fn a_croupier_under_a_croupier_has_workers_of_its_own() {
     let directory = Directory::new();

@@ -219,7 +219,8 @@ mod tests {
             request: u32, address: Option<String>, queue_max: Option<u32>, connections_max: Option<u32>,
             backlog: Option<u32>, ipv6_only: bool, unix_mode: Option<u32>
         ) {
-            let wish = ListenWish { address, queue_max, connections_max, backlog, ipv6_only, unix_mode, ..ListenWish::default() };
+            let others = ListenWish { backlog, ipv6_only, unix_mode, ..ListenWish::default() };
+            let wish = ListenWish { address, queue_max, connections_max, ..others };
             let message = FromWorker::Listen { request, wish };
             prop_assert_eq!(decode(&encode(&message)), Ok(message));
         }

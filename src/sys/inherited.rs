@@ -3,10 +3,11 @@
 use std::io;
 use std::os::fd::{BorrowedFd, RawFd};
 
-use nix::sys::socket::{AddressFamily, SockType, SockaddrLike, SockaddrStorage, getsockname, getsockopt, sockopt};
+use nix::sys::socket::{AddressFamily, SockType, SockaddrLike, SockaddrStorage};
+use nix::sys::socket::{getsockname, getsockopt, sockopt};
 
-/// The numbers, from 3 upwards, under which this process has listening or UDP sockets. Before it opens any itself these are
-/// those that it was started with. Source: proc(5), `/proc/self/fd`; socket(7), `SO_ACCEPTCONN`.
+/// The numbers, from 3 upwards, under which this process has listening or UDP sockets. Before it opens any itself
+/// these are those that it was started with. Source: proc(5), `/proc/self/fd`; socket(7), `SO_ACCEPTCONN`.
 ///
 /// # Errors
 /// Those of reading `/proc`.

@@ -321,8 +321,8 @@ impl Directory {
     }
 
     /// A copy of a program that every user may execute: where the build is may be closed to others. Another process
-    /// makes it: a child that a second test starts would keep a file open that this one writes, and nobody can execute it
-    /// then (ETXTBSY).
+    /// makes it: a child that a second test starts would keep a file open that this one writes, and nobody can
+    /// execute it then (ETXTBSY).
     pub fn copy_for_all(&self, program: &str) -> String {
         let copy = self.file(Path::new(program).file_name().and_then(|name| name.to_str()).expect("it has a name"));
         let status =

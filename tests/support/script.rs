@@ -47,8 +47,13 @@ enum Source {
     Udp(Arc<UdpSocket>),
 }
 
-/// `listen NAME ADDRESS [OPTION ...]` listens and answers every request there with `ID NAME`, or says why not; `udp NAME
-/// ADDRESS [OPTION ...]` does so with datagrams; `close NAME`; `wait FILE` until the test has made it; `only ID WORD ...` does it if this is that worker.
+/// Does one thing.
+///
+/// - `listen NAME ADDRESS [OPTION ...]`: listens and answers every request there with `ID NAME`, or says why not
+/// - `udp NAME ADDRESS [OPTION ...]`: the same with datagrams
+/// - `close NAME`
+/// - `wait FILE`: until the test has made it
+/// - `only ID WORD ...`: if this is that worker
 fn obey(worker: &Worker, open: &mut BTreeMap<String, Open>, words: &[&str]) {
     let id = worker.id();
     match words {
