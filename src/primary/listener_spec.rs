@@ -123,7 +123,7 @@ mod tests {
     fn what_cannot_be_is_refused_with_its_reason() {
         let cases = [
             ("policy=source-hash", "before any address: write ADDR,policy=source-hash"),
-            ("a:1,policy=fair", "no policy \"fair\": choose round-robin, least-connections or source-hash"),
+            ("a:1,policy=fair", "no policy \"fair\": choose round-robin, least-connections, source-hash or shared"),
             ("a:1,policy=", "no policy \"\""),
             ("a:1,colour=red", "no option \"colour\""),
             ("a:1,policy=round-robin,policy=round-robin", "a:1 has policy twice"),
