@@ -196,7 +196,8 @@ impl Supervisor {
 
     /// Asks for as many replacements as may be under way, and ends the rollout after the last one.
     pub(super) fn advance_rollout(&mut self, now: Monotonic, effects: &mut Vec<Effect>) {
-        let Some(rollout) = &mut self.rollout else { return };
+        let is_running = self.is_running();
+        let Some(rollout) = self.rollout.as_mut().filter(|_| is_running) else { return };
         while rollout.starting.len() < self.plan.reload_parallel.max(1) as usize
             && let Some(slot) = rollout.pending.pop_front()
         {

@@ -21,6 +21,16 @@ fn a_reload_goes_slot_by_slot_and_the_new_one_is_ready_before_the_old_one_drains
 }
 
 #[test]
+fn a_reload_does_not_go_on_when_a_stop_shows() {
+    let mut rig = Rig::replacing(PLAN);
+    rig.hear(Event::ReloadRequested);
+    rig.start_succeeds(0);
+    rig.becomes_ready(NEW_A);
+    rig.stop(Stop::Graceful);
+    assert_eq!(rig.exits(A, true), [Effect::Seat(NEW_A)], "and nobody is started in slot 1");
+}
+
+#[test]
 fn a_reload_in_parallel_replaces_as_many_at_a_time() {
     let mut rig = Rig::replacing(Plan { worker_count: 3, reload_parallel: 2, ..PLAN });
     assert_eq!(rig.hear(Event::ReloadRequested), [Effect::Start(Slot(0)), Effect::Start(Slot(1))]);
