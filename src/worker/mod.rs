@@ -97,6 +97,10 @@
 //! }
 //! ```
 //!
+//! # Messages
+//! [`Worker::send`] says something to whoever started the primary, [`Worker::messages`] hears what they say: any JSON,
+//! with a descriptor of any kind if need be.
+//!
 //! # How a worker ends
 //! **When the primary says so** ([`Worker::drain`]) it deals no more, and every listener reports its end after the last
 //! connection that had been dealt to it. What is in progress is to be finished; what is idle may be
@@ -119,6 +123,7 @@ mod incoming;
 mod lane;
 mod listener;
 mod membership;
+mod messages;
 #[cfg(feature = "tokio")]
 pub mod tokio;
 mod udp;
@@ -127,4 +132,5 @@ pub use connection::{Connection, CountGuard, NotGivenBack, Stream};
 pub use incoming::Incoming;
 pub use listener::{ListenOptions, Listener};
 pub use membership::{Drain, ORPHAN_GRACE, Worker};
+pub use messages::{Message, Messages};
 pub use udp::UdpSocket;
