@@ -172,8 +172,9 @@ fn reloads_and_scaling_are_told_too_and_late_subscribers_hear_the_rest() {
     embedded.remote.ask(|answer| Command::Scale(Scale::To(2), answer)).unwrap().unwrap();
     let more = embedded.words(4);
     assert_eq!(more, ["Scale { workers: 2 }", "fork 3 slot=1 generation=1", "online 3", "listening 3"]);
-    let all: Vec<String> = late.try_iter().map(|event| word(&event)).collect();
-    assert_eq!(all, [words, more].concat());
+    let all = [words, more].concat();
+    let heard: Vec<String> = all.iter().map(|_| word(&late.recv_timeout(support::DEADLINE).unwrap())).collect();
+    assert_eq!(heard, all);
 }
 
 // The workers.

@@ -70,8 +70,8 @@ enum Taken {
 
 impl Worker {
     /// Sends a message to whoever started the primary, in order with everything else. Sleeps while the primary has
-    /// more to read than the channel holds. `fd` may be of any kind and stays the caller's. Whether anybody there listens
-    /// is not known here.
+    /// more to read than the channel holds. `fd` may be of any kind and stays the caller's. Whether anybody there
+    /// listens is not known here.
     ///
     /// # Errors
     /// `InvalidInput` if `body` is no JSON, or larger than [`PACKET_MAX_BYTES`] with its envelope: send less at a time.
@@ -99,11 +99,14 @@ impl Worker {
         let packet = control::encode(&FromWorker::Message { body });
         let len = packet.len();
         if len > PACKET_MAX_BYTES {
-            let why =
-                format!("a message of {len} bytes with its envelope: at most {PACKET_MAX_BYTES}, send less at a time");
-            return Err(invalid(why));
+            let limit = format!("at most {PACKET_MAX_BYTES}, send less at a time");
+            return Err(invalid(format!("a message of {len} bytes with its envelope: {limit}")));
         }
-        self.channel().send_packet(&packet, fd, wait)
+        self.channel().send_packet(&packet, fd, wait).map_err(|error| match error.kind() {
+            // The kernel says so once if the primary had messages of ours unread.
+            io::ErrorKind::ConnectionReset => io::ErrorKind::BrokenPipe.into(),
+            _ => error,
+        })
     }
 }
 

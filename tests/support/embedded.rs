@@ -79,8 +79,13 @@ pub fn listener(address: &str) -> ListenerSpec {
 impl Embedded {
     /// With these settings. Every event from the first one on is heard.
     pub fn of(settings: Settings) -> Self {
+        Self::with_capacity(settings, 10_000)
+    }
+
+    /// The same with room for so many events.
+    pub fn with_capacity(settings: Settings, capacity: usize) -> Self {
         let mut primary = Primary::bind(settings).expect("the port is the kernel's choice");
-        let (remote, events) = (primary.remote(), primary.subscribe(100_000));
+        let (remote, events) = (primary.remote(), primary.subscribe(capacity));
         let address = primary.addresses().next().map(ToString::to_string).unwrap_or_default();
         let thread = std::thread::spawn(move || primary.run().expect("epoll works"));
         Self { remote, events, thread: Some(thread), address }
