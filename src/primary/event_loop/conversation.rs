@@ -45,7 +45,10 @@ impl Primary {
                 break;
             }
         }
-        self.more_to_hear.push(id);
+        // It may have been heard for its turn and for an event: still one more turn, not two.
+        if !self.more_to_hear.contains(&id) {
+            self.more_to_hear.push(id);
+        }
     }
 
     /// Those that had more to say than one turn allows.

@@ -303,10 +303,8 @@ impl Primary {
         // What it said before it died, in particular which lanes it had closed: all of it, it is not getting more.
         self.hear_worker(id);
         for _ in 0..LAST_WORDS_TURNS {
-            if self.more_to_hear.last() != Some(&id) {
-                break;
-            }
-            self.more_to_hear.pop();
+            let Some(again) = self.more_to_hear.iter().position(|it| *it == id) else { break };
+            self.more_to_hear.remove(again);
             self.hear_worker(id);
         }
         // Somebody else may hold its end of the channel open: a child that it forked.
