@@ -7,9 +7,33 @@
 //! Messages may come anywhere between `Online` and `Disconnect`. A worker that dies is disconnected first, and the last
 //! message that it sent comes before that. One that never said hello has no `Online`.
 //!
+//! ```no_run
+//! use croupier::primary::Primary;
+//! use croupier::primary::commands::Command;
+//! use croupier::primary::events::Event;
+//! # fn embed(settings: croupier::primary::settings::Settings) -> Result<(), Box<dyn std::error::Error>> {
+//! let mut primary = Primary::bind(settings)?;
+//! let (remote, events) = (primary.remote(), primary.subscribe(1000));
+//! let running = std::thread::spawn(move || primary.run());
+//! for event in events {
+//!     match event {
+//!         // Every message goes back to whom it came from.
+//!         Event::Message { worker, body, .. } => {
+//!             remote.ask(|answer| Command::Send { worker, body, fd: None, answer })??;
+//!         }
+//!         Event::Exit { worker, exit, voluntary: false } => println!("worker {worker} failed: {exit}"),
+//!         _ => {}
+//!     }
+//! }
+//! # drop(running);
+//! # Ok(())
+//! # }
+//! ```
+//!
 //! Subscriptions are bounded channels, and the event loop never waits for one: a reader that is too slow loses events,
 //! and is told how many by an [`Event::Lost`] in their place. Without subscriptions no event is made. They end with
-//! the primary, and with its image: after an upgrade in place whoever wants events subscribes again.
+//! the primary, and with its image: after an upgrade in place whoever wants events subscribes again. Descriptors of
+//! messages that wait in a subscription are descriptors of this process: choose its capacity with its limit in mind.
 
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
