@@ -4,7 +4,8 @@ use std::hint::black_box;
 use std::time::Duration;
 
 use criterion::{Criterion, criterion_group, criterion_main};
-use croupier::protocol::control::{FromPrimary, FromWorker, ListenWish, VERSION, decode, encode};
+use croupier::protocol::body::Body;
+use croupier::protocol::control::{FromPrimary, FromWorker, ListenWish, PACKET_MAX_BYTES, VERSION, decode, encode};
 use croupier::protocol::ids::LaneId;
 
 fn control(criterion: &mut Criterion) {
@@ -22,6 +23,12 @@ fn control(criterion: &mut Criterion) {
             bencher.iter(|| decode::<FromWorker>(black_box(&packet)))
         });
     }
+    // What one turn of the primary's loop hears at most is four of these.
+    let body = Body::of(&"x".repeat(PACKET_MAX_BYTES - 1024)).expect("a text is JSON");
+    let packet = encode(&FromWorker::Message { body });
+    criterion.bench_function("control, decode message of 63 KiB", |bencher| {
+        bencher.iter(|| decode::<FromWorker>(black_box(&packet)))
+    });
     criterion.bench_function("control, decode garbage", |bencher| {
         bencher.iter(|| decode::<FromWorker>(black_box(br#"{"type":"close","lane":300}"#)))
     });

@@ -9,16 +9,21 @@
 
 use std::fmt;
 use std::io;
+use std::os::fd::OwnedFd;
 use std::str::FromStr;
 use std::sync::Arc;
 
 use crossbeam_channel::{Receiver, Sender, TrySendError, bounded};
 use mio::{Registry, Token, Waker};
 
+use super::events::{self, Event, Subscriber};
 use super::settings::WORKERS_MAX;
 use super::status::{Glance, Scaled, Status};
 use super::supervisor::Stop;
+use crate::protocol::body::Body;
+use crate::protocol::control::{MESSAGES_UNREAD_MAX, PACKET_MAX_BYTES};
 use crate::protocol::ids::WorkerId;
+pub use crate::sys::signals::Signal;
 
 /// The most commands that wait for the event loop. Above it [`Remote::send`] says [`Unsent::Busy`].
 pub const COMMANDS_MAX: usize = 64;
@@ -40,8 +45,25 @@ pub enum Command {
     Stop(Stop, Answer<()>),
     /// Replace one worker: it finishes what it is doing.
     Disconnect(WorkerId, Answer<Result<(), Refused>>),
-    /// SIGKILL one worker.
-    Kill(WorkerId, Answer<Result<(), Refused>>),
+    /// Send one worker a signal that is to end it, SIGKILL to its whole process group. It is replaced as if it had
+    /// ended by itself. One that has ended already, or is about to, and is not forgotten yet is no error.
+    Kill(WorkerId, Signal, Answer<Result<(), Refused>>),
+    /// Send one worker a message. It is kept until the worker has said hello and reads, so the answer comes at once;
+    /// what a worker has not received when it ends is lost, as its [`Event::Exit`] tells.
+    Send {
+        /// To whom.
+        worker: WorkerId,
+        /// What.
+        body: Body,
+        /// A descriptor of any kind that goes with it. The primary closes its own copy, also if it cannot be sent.
+        fd: Option<OwnedFd>,
+        /// Whether it is on its way.
+        answer: Answer<Result<(), Undelivered>>,
+    },
+    /// Send every worker a message. The answer names those that do not get it, and why.
+    Broadcast(Body, Answer<Vec<(WorkerId, Undelivered)>>),
+    /// Tell somebody what happens: see [`Remote::subscribe`].
+    Subscribe(Subscriber),
 }
 
 /// Where an answer goes. Dropping it unused tells that none will come, if the receiver can tell.
@@ -68,6 +90,26 @@ pub enum Refused {
     /// Too many wait for the end of a reload.
     #[error("too many wait for the end of a reload")]
     TooManyWaiting,
+}
+
+/// Why a message was not sent.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Undelivered {
+    /// No such worker, or not any more.
+    #[error("there is no worker {0}")]
+    NoSuchWorker(WorkerId),
+    /// It hears nothing any more.
+    #[error("worker {0} has closed its channel")]
+    Disconnected(WorkerId),
+    /// It would not fit into one packet.
+    #[error("a message with a body of {0} bytes: at most {PACKET_MAX_BYTES} with its envelope, send less at a time")]
+    TooLong(usize),
+    /// The worker must consume some first. Try again later, or give it up.
+    #[error("worker {0} has not consumed the {MESSAGES_UNREAD_MAX} messages that it has; wait until it has")]
+    WouldExceed(WorkerId),
+    /// The kernel did not take it.
+    #[error("send to worker {0}: {1}")]
+    Kernel(WorkerId, String),
 }
 
 /// Why a command did not reach the event loop.
@@ -168,6 +210,28 @@ impl Remote {
         })?;
         self.wake();
         Ok(())
+    }
+
+    /// Sends a command and sleeps until it is answered: `remote.ask(Command::Status)`. Not for the thread that runs the
+    /// primary, nor while it does not run yet.
+    ///
+    /// # Errors
+    /// [`Unsent`]; also if the primary ends before it answers.
+    pub fn ask<T: Send + 'static>(&self, command: impl FnOnce(Answer<T>) -> Command) -> Result<T, Unsent> {
+        let (sender, answer) = bounded(1);
+        self.send(command(Answer::new(move |it| drop(sender.send(it)))))?;
+        answer.recv().map_err(|_| Unsent::Ended)
+    }
+
+    /// Everything that happens from now on, at most `capacity` events at a time: see [`events`]. Drop the receiver to
+    /// end it.
+    ///
+    /// # Errors
+    /// [`Unsent`].
+    pub fn subscribe(&self, capacity: usize) -> Result<Receiver<Event>, Unsent> {
+        let (subscriber, receiver) = events::subscription(capacity);
+        self.send(Command::Subscribe(subscriber))?;
+        Ok(receiver)
     }
 
     fn wake(&self) {

@@ -19,6 +19,7 @@ pub mod commands;
 mod dealing;
 mod dialect;
 mod event_loop;
+pub mod events;
 mod lanes;
 mod lifecycle;
 pub mod listener_spec;

@@ -5,7 +5,7 @@ use std::io;
 use std::os::fd::{AsFd, RawFd};
 use std::sync::Arc;
 
-use super::dialect::native::Native;
+use super::dialect::native::{self, Native};
 use super::lanes::{self, Figures, Lane, Phase};
 use super::lifecycle::{Event, OutOfTurn, State};
 use super::recycle::Limits;
@@ -18,6 +18,7 @@ use crate::protocol::ids::{LaneId, Slot, WorkerId};
 use crate::protocol::scoreboard::{LANES_MAX, Scoreboard};
 use crate::protocol::time::Monotonic;
 use crate::sys::process::Process;
+use crate::sys::signals::Signal;
 
 /// All workers whose processes have not been seen to end.
 #[derive(Debug, Default)]
@@ -43,6 +44,8 @@ pub struct Worker {
     pub dialect: Native,
     /// Its scoreboard.
     pub board: Arc<Scoreboard>,
+    /// Its end was asked for, by itself or by the primary: it did not come by itself.
+    pub is_voluntary: bool,
     /// Its process has ended; what it had said is still being heard.
     pub has_exited: bool,
     /// When its process was started.
@@ -69,7 +72,8 @@ pub struct Saved {
     generation: u32,
     pid: i32,
     pidfd: RawFd,
-    control: RawFd,
+    dialect: native::Saved,
+    is_voluntary: bool,
     board: RawFd,
     limits: Limits,
     due_since: Option<Monotonic>,
@@ -186,6 +190,7 @@ impl Worker {
             started_at: Monotonic::now(),
             limits,
             due_since: None,
+            is_voluntary: false,
             has_exited: false,
             hello_pid: None,
             open_files_max: 0,
@@ -202,7 +207,8 @@ impl Worker {
             generation: self.generation,
             pid: self.process.pid(),
             pidfd: baggage.pack(self.process.as_fd()),
-            control: baggage.pack(self.dialect.as_fd()),
+            dialect: self.dialect.save(baggage),
+            is_voluntary: self.is_voluntary,
             board: baggage.pack(self.board.as_fd()),
             limits: self.limits,
             due_since: self.due_since,
@@ -224,9 +230,10 @@ impl Worker {
             slot: saved.slot,
             generation: saved.generation,
             process: Process::inherited(saved.pid, baggage::unpack(saved.pidfd)?),
-            dialect: Native::from_fd(baggage::unpack(saved.control)?),
+            dialect: Native::restore(saved.dialect)?,
             limits: saved.limits,
             due_since: saved.due_since,
+            is_voluntary: saved.is_voluntary,
             has_exited: false,
             started_at: saved.started_at,
             hello_pid: saved.hello_pid,
@@ -250,6 +257,16 @@ impl Worker {
     pub fn apply(&mut self, event: Event) -> Result<(), OutOfTurn> {
         self.state = self.state.after(event)?;
         Ok(())
+    }
+
+    /// Sends a signal to the worker. If the process that was started is not the one that said hello, a shell stands in
+    /// between, or it is no worker at all: then to its whole group.
+    pub fn signal(&self, signal: Signal) {
+        if self.hello_pid == Some(self.process.pid()) {
+            self.process.signal(signal);
+        } else {
+            self.process.signal_group(signal);
+        }
     }
 
     /// A lane, if it is there.

@@ -14,12 +14,25 @@
 //!   {"type":"listening","lane":0}             ──▶  connections are dealt from now on
 //!   {"type":"listening_alone",...}            ──▶  on a socket of its own, of which the primary knows nothing
 //!   {"type":"close","lane":0}                 ──▶  no more of them; what is untaken goes to other workers
+//!   {"type":"message","body":ANY JSON}        ──▶  to whoever started it                    + any descriptor
+//!                                             ◀──  {"type":"message","body":ANY JSON}       + any descriptor
+//!   {"type":"consumed","messages":32}         ──▶  the primary may send so many more
+//!   {"type":"disconnect"}                     ──▶  this worker wants to finish
 //!                                             ◀──  {"type":"disconnect","idle":"close"}     finish, then exit
 //! ```
+//! **Messages** are the programs' own, in order with everything else; one may have one descriptor attached, of any
+//! kind. A worker must always read this channel, because orders come through it, so unread messages need another
+//! bound: the primary sends [`MESSAGES_UNREAD_MAX`] and then only as many as the worker says that it has consumed. A
+//! worker that never says so gets that many. The other way round the kernel's queue is the bound: the primary always
+//! reads, and a worker that writes faster sleeps in sendmsg(2).
+
+use std::borrow::Cow;
 
 use serde::de::DeserializeOwned;
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize};
+use serde_json::value::RawValue;
 
+use super::body::Body;
 use super::ids::{LaneId, Slot, WorkerId};
 
 /// The version of this protocol.
@@ -27,6 +40,12 @@ pub const VERSION: u32 = 1;
 
 /// The largest packet on a control channel.
 pub const PACKET_MAX_BYTES: usize = 64 * 1024;
+
+/// The most messages that a worker has been sent and has not consumed. More are refused to the sender.
+pub const MESSAGES_UNREAD_MAX: u32 = 64;
+
+/// The `type` of messages.
+const MESSAGE: &str = "message";
 
 /// What a worker says.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -64,6 +83,19 @@ pub enum FromWorker {
         /// Which.
         lane: LaneId,
     },
+    /// From the program to whoever started the primary; a descriptor may be attached.
+    #[serde(skip_deserializing)]
+    Message {
+        /// What it says.
+        body: Body,
+    },
+    /// The program has consumed messages: as many more may come.
+    Consumed {
+        /// How many since this was said last.
+        messages: u32,
+    },
+    /// The worker wants to finish. The answer is [`FromPrimary::Disconnect`].
+    Disconnect,
     /// A type that this version does not know.
     #[serde(other)]
     Unknown,
@@ -136,6 +168,12 @@ pub enum FromPrimary {
         /// For people.
         reason: String,
     },
+    /// From whoever started the primary to the program; a descriptor may be attached.
+    #[serde(skip_deserializing)]
+    Message {
+        /// What it says.
+        body: Body,
+    },
     /// Finish and exit: no more connections come.
     Disconnect {
         /// What to do with idle connections.
@@ -163,6 +201,13 @@ pub struct Malformed {
     pub reason: String,
 }
 
+impl Malformed {
+    /// A packet of more than [`PACKET_MAX_BYTES`].
+    pub fn too_long() -> Self {
+        Self { reason: format!("a packet of more than {PACKET_MAX_BYTES} bytes") }
+    }
+}
+
 impl std::fmt::Display for Malformed {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         self.reason.fmt(f)
@@ -174,12 +219,51 @@ pub fn encode<M: Serialize>(message: &M) -> Vec<u8> {
     serde_json::to_vec(message).expect("messages are plain structs with string keys")
 }
 
+/// One side's messages.
+pub trait Spoken: Serialize + DeserializeOwned {
+    /// The one that carries a body.
+    fn message(body: Body) -> Self;
+}
+
+impl Spoken for FromWorker {
+    fn message(body: Body) -> Self {
+        Self::Message { body }
+    }
+}
+
+impl Spoken for FromPrimary {
+    fn message(body: Body) -> Self {
+        Self::Message { body }
+    }
+}
+
+/// What is looked at first. An internally tagged enum would take a body to pieces before it knew its type, and could
+/// not give the text back any more.
+#[derive(Deserialize)]
+struct Envelope<'a> {
+    #[serde(rename = "type", borrow)]
+    kind: Cow<'a, str>,
+    #[serde(borrow, default, deserialize_with = "even_null")]
+    body: Option<&'a RawValue>,
+}
+
+/// `null` is a body too, not the lack of one.
+fn even_null<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<&'de RawValue>, D::Error> {
+    <&RawValue>::deserialize(deserializer).map(Some)
+}
+
 /// The message of a packet.
 ///
 /// # Errors
 /// [`Malformed`]: end the sender, nothing it says can be trusted.
-pub fn decode<M: DeserializeOwned>(packet: &[u8]) -> Result<M, Malformed> {
-    serde_json::from_slice(packet).map_err(|error| Malformed { reason: format!("not a message: {error}") })
+pub fn decode<M: Spoken>(packet: &[u8]) -> Result<M, Malformed> {
+    let malformed = |error: serde_json::Error| Malformed { reason: format!("not a message: {error}") };
+    let Envelope { kind, body } = serde_json::from_slice(packet).map_err(malformed)?;
+    match body {
+        Some(body) if kind == MESSAGE => Ok(M::message(body.to_owned().into())),
+        None if kind == MESSAGE => Err(Malformed { reason: "a message without a body".to_owned() }),
+        _ => serde_json::from_slice(packet).map_err(malformed),
+    }
 }
 
 #[cfg(test)]
@@ -206,9 +290,35 @@ mod tests {
     }
 
     #[test]
+    fn a_message_carries_its_body_as_it_was_written() {
+        let packet = br#"{"type":"message","body":{ "n":[1, 2.50,"\u00e4"] }}"#;
+        let body = r#"{ "n":[1, 2.50,"\u00e4"] }"#;
+        let Ok(FromWorker::Message { body: heard }) = decode(packet) else { panic!("it is a message") };
+        assert_eq!(heard.as_str(), body);
+        assert_eq!(encode(&FromPrimary::Message { body: heard }), packet);
+        // The order of fields is nobody's promise, and null is a body like any other.
+        let Ok(FromPrimary::Message { body: heard }) = decode(br#"{"body":null,"type":"message"}"#) else { panic!() };
+        assert_eq!(heard.as_str(), "null");
+        let nested = ["[".repeat(20_000), "]".repeat(20_000)].concat();
+        let packet = format!(r#"{{"type":"message","body":{nested}}}"#);
+        assert!(matches!(decode(packet.as_bytes()), Ok(FromWorker::Message { .. })), "no stack is used up by it");
+    }
+
+    #[test]
     fn garbage_is_malformed() {
-        for packet in [&b""[..], b"{", b"[]", b"null", b"\xff\xfe", br#"{"type":"close","lane":300}"#, br#"{"type":7}"#]
-        {
+        for packet in [
+            &b""[..],
+            b"{",
+            b"[]",
+            b"null",
+            b"\xff\xfe",
+            br#"{"type":"close","lane":300}"#,
+            br#"{"type":7}"#,
+            br#"{"type":"message"}"#,
+            br#"{"type":"message","body":[}"#,
+            b"{\"type\":\"message\",\"body\":\"\xff\"}",
+            br#"{"type":"consumed","messages":-1}"#,
+        ] {
             assert!(decode::<FromWorker>(packet).is_err(), "{packet:?}");
         }
     }

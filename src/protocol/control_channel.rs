@@ -5,9 +5,8 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, socketpair};
 use serde::Serialize;
-use serde::de::DeserializeOwned;
 
-use super::control::{self, Malformed, PACKET_MAX_BYTES};
+use super::control::{self, Malformed, PACKET_MAX_BYTES, Spoken};
 use crate::sys::fd_passing::{self, Wait};
 
 /// One end of a control channel.
@@ -23,6 +22,17 @@ pub enum Incoming<M> {
     Message(M, Option<OwnedFd>),
     /// A packet that is no message: end the sender.
     Malformed(Malformed),
+    /// The other side has gone, or has closed its end.
+    End,
+}
+
+/// What a receive found, before it is read as a message.
+#[derive(Debug)]
+pub enum Packet<'a> {
+    /// A whole packet, and the descriptor that came with it; surplus ones are closed.
+    Whole(&'a [u8], Option<OwnedFd>),
+    /// A packet of more than [`PACKET_MAX_BYTES`]: end the sender.
+    TooLong,
     /// The other side has gone, or has closed its end.
     End,
 }
@@ -48,7 +58,7 @@ impl ControlChannel {
     /// `WouldBlock` if the other side does not read; `EPIPE`/`ECONNRESET` if it has gone; `EMSGSIZE` above
     /// [`PACKET_MAX_BYTES`].
     pub fn send<M: Serialize>(&self, message: &M, fd: Option<BorrowedFd<'_>>) -> io::Result<()> {
-        fd_passing::send(self.socket.as_fd(), &packet(message)?, fd)
+        self.send_packet(&control::encode(message), fd, Wait::Never)
     }
 
     /// Sends a message and sleeps while the other side does not read.
@@ -56,14 +66,43 @@ impl ControlChannel {
     /// # Errors
     /// As [`send`](Self::send), without `WouldBlock`.
     pub fn send_blocking<M: Serialize>(&self, message: &M) -> io::Result<()> {
-        fd_passing::send_blocking(self.socket.as_fd(), &packet(message)?, None)
+        self.send_packet(&control::encode(message), None, Wait::Block)
     }
 
-    /// The next packet. `buffer` must hold [`PACKET_MAX_BYTES`].
+    /// Sends what [`encode`](control::encode) made of a message; `fd` stays the caller's.
+    ///
+    /// # Errors
+    /// As [`send`](Self::send), without `WouldBlock` if it may sleep.
+    pub fn send_packet(&self, packet: &[u8], fd: Option<BorrowedFd<'_>>, wait: Wait) -> io::Result<()> {
+        if packet.len() > PACKET_MAX_BYTES {
+            return Err(io::Error::from_raw_os_error(nix::libc::EMSGSIZE));
+        }
+        match wait {
+            Wait::Never => fd_passing::send(self.socket.as_fd(), packet, fd),
+            Wait::Block => fd_passing::send_blocking(self.socket.as_fd(), packet, fd),
+        }
+    }
+
+    /// The next message. `buffer` must hold [`PACKET_MAX_BYTES`].
     ///
     /// # Errors
     /// `WouldBlock` with [`Wait::Never`] when there is none. Others end the channel.
-    pub fn receive<M: DeserializeOwned>(&self, buffer: &mut [u8], wait: Wait) -> io::Result<Incoming<M>> {
+    pub fn receive<M: Spoken>(&self, buffer: &mut [u8], wait: Wait) -> io::Result<Incoming<M>> {
+        Ok(match self.receive_packet(buffer, wait)? {
+            Packet::Whole(packet, fd) => match control::decode(packet) {
+                Ok(message) => Incoming::Message(message, fd),
+                Err(malformed) => Incoming::Malformed(malformed),
+            },
+            Packet::TooLong => Incoming::Malformed(Malformed::too_long()),
+            Packet::End => Incoming::End,
+        })
+    }
+
+    /// The next packet. As [`receive`](Self::receive).
+    ///
+    /// # Errors
+    /// As [`receive`](Self::receive).
+    pub fn receive_packet<'a>(&self, buffer: &'a mut [u8], wait: Wait) -> io::Result<Packet<'a>> {
         let received = match fd_passing::receive(self.socket.as_fd(), buffer, wait) {
             // The other side left with messages of ours unread. Only 0 bytes are the end: what it said before is
             // still queued here.
@@ -73,16 +112,12 @@ impl ControlChannel {
             other => other?,
         };
         if received.len == 0 && fd_passing::peer_has_ended(self.socket.as_fd())? {
-            return Ok(Incoming::End);
+            return Ok(Packet::End);
         }
         if received.truncated {
-            let reason = format!("a packet of more than {PACKET_MAX_BYTES} bytes");
-            return Ok(Incoming::Malformed(Malformed { reason }));
+            return Ok(Packet::TooLong);
         }
-        Ok(match control::decode(&buffer[..received.len]) {
-            Ok(message) => Incoming::Message(message, received.fd),
-            Err(malformed) => Incoming::Malformed(malformed),
-        })
+        Ok(Packet::Whole(&buffer[..received.len], received.fd))
     }
 }
 
@@ -90,14 +125,6 @@ impl AsFd for ControlChannel {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.socket.as_fd()
     }
-}
-
-fn packet<M: Serialize>(message: &M) -> io::Result<Vec<u8>> {
-    let packet = control::encode(message);
-    if packet.len() > PACKET_MAX_BYTES {
-        return Err(io::Error::from_raw_os_error(nix::libc::EMSGSIZE));
-    }
-    Ok(packet)
 }
 
 #[cfg(test)]

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!   primary                                                       worker
-//!   control channel  ── hello/welcome, listen, close, disconnect ──  one per worker: JSON packets
+//!   control channel  ── hello/welcome, listen, messages, disconnect ── one per worker: JSON packets
 //!   deal channel     ── one record + one fd per connection ────────▶ one per lane
 //!                    ◀─ kick (one byte: "I have room again") ──────
 //!   retained end     the primary's duplicate of the worker's end of the deal channel: the kernel's queue is the
@@ -15,6 +15,7 @@
 
 pub use crate::sys::fd_passing::Wait;
 
+pub mod body;
 pub mod bootstrap;
 pub mod control;
 pub mod control_channel;

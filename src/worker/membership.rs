@@ -1,7 +1,8 @@
 //! Belonging to a primary: who this worker is, its conversation on the control channel, and the order to drain.
 //!
 //! One thread of the library reads the control channel, so that a program which only ever blocks in `accept` hears
-//! of the primary's death too. It does nothing else: answers go to whoever asked, orders become a flag and a wake-up.
+//! of the primary's death too. It does nothing else: answers go to whoever asked, orders become a flag and a wake-up,
+//! messages are kept for the program.
 
 use std::collections::HashMap;
 use std::io;
@@ -15,6 +16,7 @@ use nix::sys::eventfd::{EfdFlags, EventFd};
 
 use super::lane::Lane;
 use super::listener::{ListenOptions, Listener};
+use super::messages::{Inbox, Message, wait_readable};
 use crate::protocol::control::{FromPrimary, FromWorker, IdleRule, ListenWish, PACKET_MAX_BYTES, VERSION};
 use crate::protocol::control_channel::{ControlChannel, Incoming};
 use crate::protocol::ids::{LaneId, Slot, WorkerId};
@@ -53,6 +55,7 @@ struct Shared {
     drain_signal: EventFd,
     #[cfg(feature = "tokio")]
     drain_begun: tokio::sync::SetOnce<()>,
+    inbox: Inbox,
 }
 
 #[derive(Debug, Default)]
@@ -142,6 +145,7 @@ impl Worker {
             slot,
             generation,
             state: Mutex::new(State::default()),
+            inbox: Inbox::new()?,
             drain_signal: EventFd::from_flags(EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK)?,
             #[cfg(feature = "tokio")]
             drain_begun: tokio::sync::SetOnce::new(),
@@ -221,6 +225,36 @@ impl Worker {
         lock(&self.shared.state).drain
     }
 
+    /// Asks the primary to let this worker finish, and sleeps until it has said so. From then on it is as in any other
+    /// [`drain`](Self::drain): no more connections come, listeners end, the plain event loop returns when it has served
+    /// what it has. The primary knows that this worker wanted to go; whether another one follows is its `--respawn`.
+    ///
+    /// It does nothing if this worker is to finish already, and may be called before anything listens.
+    ///
+    /// # Errors
+    /// Those of sendmsg(2) and poll(2); none is expected. A primary that has gone is none: then this worker is to
+    /// finish too.
+    pub fn disconnect(&self) -> io::Result<()> {
+        if !self.is_connected() {
+            return Ok(());
+        }
+        match self.shared.channel.send_blocking(&FromWorker::Disconnect) {
+            Err(error) if !matches!(error.kind(), io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset) => {
+                return Err(error);
+            }
+            _ => {}
+        }
+        while self.is_connected() {
+            wait_readable(self.drain_fd())?;
+        }
+        Ok(())
+    }
+
+    /// Whether this worker belongs to its primary: it has not been told to finish, and the primary is there.
+    pub fn is_connected(&self) -> bool {
+        self.drain().is_none()
+    }
+
     /// Readable once this worker is to finish, and from then on: for programs with an event loop of their own.
     pub fn drain_fd(&self) -> BorrowedFd<'_> {
         self.shared.drain_signal.as_fd()
@@ -252,6 +286,14 @@ impl Worker {
         let _ = self.shared.channel.send_blocking(&FromWorker::Close { lane });
     }
 
+    pub(super) fn channel(&self) -> &ControlChannel {
+        &self.shared.channel
+    }
+
+    pub(super) fn inbox(&self) -> &Inbox {
+        &self.shared.inbox
+    }
+
     fn read_control_channel(&self) {
         let _ = signals::block_all_in_this_thread();
         let mut buffer = vec![0; PACKET_MAX_BYTES];
@@ -269,6 +311,7 @@ impl Worker {
                 }
             }
         }
+        self.shared.inbox.end();
         self.order(Drain::PrimaryGone);
         std::thread::sleep(ORPHAN_GRACE);
         std::process::exit(0);
@@ -289,6 +332,7 @@ impl Worker {
             FromPrimary::Refused { request, errno, reason } => {
                 self.answer(request, Answer::Refused { errno, reason });
             }
+            FromPrimary::Message { body } => self.shared.inbox.put(Message { body, fd }),
             FromPrimary::Disconnect { idle } => self.order(Drain::Ordered(idle)),
             FromPrimary::Welcome { .. } => log::warn!("the primary said welcome twice [ignored]"),
             FromPrimary::Unknown => log::info!("a message of a newer primary [ignored]"),
@@ -320,7 +364,7 @@ impl Worker {
 }
 
 /// A panic of a thread that holds one of these locks leaves nothing half-done behind.
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 

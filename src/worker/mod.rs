@@ -97,6 +97,24 @@
 //! }
 //! ```
 //!
+//! # Messages
+//! [`Worker::send`] says something to whoever started the primary, [`Worker::messages`] hears what they say: any JSON,
+//! with a descriptor of any kind if need be. [`Messages`] is readable like a socket, for programs with an event loop.
+//!
+//! ```no_run
+//! # fn main() -> std::io::Result<()> {
+//! if let Some(worker) = croupier::worker::Worker::from_env()? {
+//!     worker.send(&("hello from", worker.id()), None)?;
+//!     while let Some(message) = worker.messages().receive()? {
+//!         if message.body.parse().is_ok_and(|word: String| word == "leave") {
+//!             worker.disconnect()?; // listeners end, and then the program does
+//!         }
+//!     }
+//! }
+//! # Ok(())
+//! # }
+//! ```
+//!
 //! # How a worker ends
 //! **When the primary says so** ([`Worker::drain`]) it deals no more, and every listener reports its end after the last
 //! connection that had been dealt to it. What is in progress is to be finished; what is idle may be
@@ -119,6 +137,7 @@ mod incoming;
 mod lane;
 mod listener;
 mod membership;
+mod messages;
 #[cfg(feature = "tokio")]
 pub mod tokio;
 mod udp;
@@ -127,4 +146,5 @@ pub use connection::{Connection, CountGuard, NotGivenBack, Stream};
 pub use incoming::Incoming;
 pub use listener::{ListenOptions, Listener};
 pub use membership::{Drain, ORPHAN_GRACE, Worker};
+pub use messages::{Message, Messages};
 pub use udp::UdpSocket;

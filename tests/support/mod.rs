@@ -5,6 +5,7 @@
 
 #![allow(dead_code)] // Every test program uses another part.
 
+pub mod embedded;
 pub mod http;
 pub mod load;
 pub mod log;

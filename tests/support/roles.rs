@@ -47,13 +47,20 @@ pub fn join() -> Worker {
 /// A good worker on the library's event loop: answers every request with its id, until it is told to finish.
 pub fn serve_well() {
     let worker = join();
-    let mut event_loop = EventLoop::new(Good { name: worker.id().to_string() }).unwrap();
+    let mut event_loop = EventLoop::new(Good::named(worker.id())).unwrap();
     event_loop.listen(worker.listen_on_first(&ListenOptions::new()).unwrap()).unwrap();
     event_loop.run().unwrap();
 }
 
-struct Good {
+/// A server that answers every request with its worker's id.
+pub struct Good {
     name: String,
+}
+
+impl Good {
+    pub fn named(worker: WorkerId) -> Self {
+        Self { name: worker.to_string() }
+    }
 }
 
 impl Server for Good {

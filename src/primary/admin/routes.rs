@@ -15,7 +15,7 @@ use tokio::sync::oneshot;
 use tokio::time::timeout;
 
 use super::connections::Peer;
-use crate::primary::commands::{Answer, Command, Refused, Remote, Scale, Unsent};
+use crate::primary::commands::{Answer, Command, Refused, Remote, Scale, Signal, Unsent};
 use crate::primary::status::{self, Glance, Scaled, Status};
 use crate::primary::supervisor::Stop;
 use crate::protocol::ids::WorkerId;
@@ -147,7 +147,7 @@ async fn disconnect(State(remote): State<Remote>, Path(id): Path<String>) -> Ans
 
 async fn kill(State(remote): State<Remote>, Path(id): Path<String>) -> Answered<Json<serde_json::Value>> {
     let worker = read_id(&id)?;
-    ask_within(ANSWER_TIMEOUT, &remote, |answer| Command::Kill(worker, answer)).await??;
+    ask_within(ANSWER_TIMEOUT, &remote, |answer| Command::Kill(worker, Signal::SIGKILL, answer)).await??;
     Ok(Json(json!({ "worker": worker, "killed": true })))
 }
 

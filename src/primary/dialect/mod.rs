@@ -1,12 +1,16 @@
 //! How workers are spoken to. The core knows what a worker said, not how.
 
 pub mod native;
+pub mod outbox;
 
+use std::os::fd::OwnedFd;
+
+use crate::protocol::body::Body;
 use crate::protocol::control::ListenWish;
 use crate::protocol::ids::LaneId;
 
 /// What a worker said, in whatever dialect.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Debug)]
 pub enum Said {
     /// It is there.
     Hello {
@@ -23,6 +27,17 @@ pub enum Said {
     ListeningAlone(String),
     /// It has closed its end of a lane.
     Close(LaneId),
+    /// Its program has something to say to whoever started the primary.
+    Message {
+        /// What.
+        body: Body,
+        /// What was attached.
+        fd: Option<OwnedFd>,
+    },
+    /// It has consumed messages; the dialect has taken note.
+    Consumed,
+    /// It wants to finish.
+    Disconnect,
     /// Something that this version does not know; nothing follows from it.
     Unknown,
     /// Something that no worker says: end it.

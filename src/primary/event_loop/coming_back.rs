@@ -130,6 +130,7 @@ impl Primary {
     /// One round of looks at who takes and who does not.
     pub(super) fn look_for_stalls(&mut self, now: Monotonic) {
         self.next_look = None;
+        self.send_unsent();
         for (id, lane_id) in std::mem::take(&mut self.unheard) {
             self.hear_from_below(id, lane_id);
         }

@@ -1,7 +1,10 @@
 //! Commands of other threads obeyed, and those answered who wait for the end of a reload.
 
+use crossbeam_channel::Receiver;
+
 use super::Primary;
 use crate::primary::commands::{Answer, Command, Refused, Remote, Scale};
+use crate::primary::events;
 use crate::primary::settings::WORKERS_MAX;
 use crate::primary::status::Scaled;
 use crate::primary::supervisor::{Event, ReloadEnd};
@@ -41,6 +44,14 @@ impl Primary {
         self.commands.remote()
     }
 
+    /// Everything that happens from the first worker on, if it is called before [`run`](Self::run). Otherwise as
+    /// [`Remote::subscribe`].
+    pub fn subscribe(&mut self, capacity: usize) -> Receiver<events::Event> {
+        let (subscriber, receiver) = events::subscription(capacity);
+        self.subscribers.add(subscriber);
+        receiver
+    }
+
     pub(super) fn hear_commands(&mut self) {
         for _ in 0..COMMANDS_PER_TURN {
             match self.commands.next() {
@@ -66,7 +77,10 @@ impl Primary {
                 self.decide(Event::StopRequested(stop));
             }
             Command::Disconnect(id, answer) => answer.give(self.replace_worker(id)),
-            Command::Kill(id, answer) => answer.give(self.kill_as_told(id)),
+            Command::Kill(id, signal, answer) => answer.give(self.kill_as_told(id, signal)),
+            Command::Send { worker, body, fd, answer } => answer.give(self.send_message(worker, body, fd)),
+            Command::Broadcast(body, answer) => answer.give(self.broadcast(body)),
+            Command::Subscribe(subscriber) => self.subscribers.add(subscriber),
         }
     }
 
@@ -109,6 +123,7 @@ impl Primary {
         let workers = u32::try_from(wanted).ok().filter(|count| (1..=WORKERS_MAX).contains(count));
         let workers = workers.ok_or(Refused::OutOfRange(wanted))?;
         log::info!("scale={scale} [workers={workers}]");
+        self.subscribers.tell(|| events::Event::Scale { workers });
         self.decide(Event::ScaleRequested(workers));
         Ok(Scaled { workers_before, workers })
     }
@@ -123,10 +138,17 @@ impl Primary {
         Ok(())
     }
 
-    fn kill_as_told(&mut self, id: WorkerId) -> Result<(), Refused> {
-        let worker = self.workers.get(id).ok_or(Refused::NoSuchWorker(id))?;
-        log::warn!("worker={id} pid={} is to be killed [SIGKILL to its group]", worker.process.pid());
-        worker.process.signal_group(Signal::SIGKILL);
+    fn kill_as_told(&mut self, id: WorkerId, signal: Signal) -> Result<(), Refused> {
+        let worker = self.workers.get_mut(id).ok_or(Refused::NoSuchWorker(id))?;
+        worker.is_voluntary = true;
+        let pid = worker.process.pid();
+        if signal == Signal::SIGKILL {
+            log::warn!("worker={id} pid={pid} is to be killed [SIGKILL to its group]");
+            worker.process.signal_group(signal);
+        } else {
+            log::info!("worker={id} pid={pid} is to end [{signal}]");
+            worker.signal(signal);
+        }
         Ok(())
     }
 }

@@ -7,33 +7,48 @@ use mio::unix::SourceFd;
 
 use super::Primary;
 use crate::primary::dialect::Said;
-use crate::primary::lifecycle::{self};
+use crate::primary::events;
+use crate::primary::lifecycle::{self, State};
 use crate::primary::supervisor::Event;
+use crate::protocol::control::{IdleRule, PACKET_MAX_BYTES};
 use crate::protocol::ids::WorkerId;
 
 /// How much of a text of a worker is repeated to people.
 const ECHO_MAX: usize = 200;
-/// How many messages of one worker are heard in one turn of the loop.
-const MESSAGES_PER_TURN: usize = 64;
+/// How much of one worker is heard in one turn of the loop: dealing goes on between the turns.
+const HEARD_PER_TURN: usize = 64;
+/// The same in bytes, that is four of the largest packets; one more may be begun below it.
+const HEARD_BYTES_PER_TURN: usize = 4 * PACKET_MAX_BYTES;
 
 impl Primary {
     pub(super) fn hear_worker(&mut self, id: WorkerId) {
-        for _ in 0..MESSAGES_PER_TURN {
-            let Some(worker) = self.workers.get(id) else { return };
-            let Some(said) = worker.dialect.hear(&mut self.buffer) else { return };
-            log::debug!("worker={id} said={said:?}");
-            match said {
+        let mut bytes_left = HEARD_BYTES_PER_TURN;
+        for _ in 0..HEARD_PER_TURN {
+            let Some(worker) = self.workers.get_mut(id).filter(|it| it.state() != State::Disconnected) else { return };
+            let Some(heard) = worker.dialect.hear(&mut self.buffer) else { return };
+            log::debug!("worker={id} said={:?}", heard.said);
+            match heard.said {
                 Said::Hello { pid, open_files_max } => self.welcome(id, pid, open_files_max),
                 Said::Listen(request) => self.listen(id, &request),
                 Said::Listening(lane) => self.listening(id, lane),
                 Said::ListeningAlone(address) => self.listening_alone(id, &echo(&address)),
                 Said::Close(lane) => self.close_lane_as_told(id, lane),
+                Said::Message { body, fd } => self.pass_on(id, body, fd),
+                Said::Consumed => {}
+                Said::Disconnect => self.wants_to_leave(id),
                 Said::Unknown => log::debug!("worker={id} said something of a newer version [ignored]"),
                 Said::Garbage(why) => return self.end_worker(id, &echo(&why)),
                 Said::End => return self.disconnected(id),
             }
+            bytes_left = bytes_left.saturating_sub(heard.bytes);
+            if bytes_left == 0 {
+                break;
+            }
         }
-        self.more_to_hear.push(id);
+        // It may have been heard for its turn and for an event: still one more turn, not two.
+        if !self.more_to_hear.contains(&id) {
+            self.more_to_hear.push(id);
+        }
     }
 
     /// Those that had more to say than one turn allows.
@@ -60,13 +75,33 @@ impl Primary {
         worker.hello_pid = i32::try_from(pid).ok();
         worker.open_files_max = open_files_max;
         log::debug!("worker={id} pid={pid} online open_files_max={open_files_max}");
-        if let Err(error) = worker.dialect.welcome(id, worker.slot, worker.generation, worker.board.as_fd()) {
+        self.subscribers.tell(|| events::Event::Online { worker: id });
+        let is_late = worker.state() == State::Draining;
+        let welcomed = worker.dialect.welcome(id, worker.slot, worker.generation, worker.board.as_fd());
+        // One that was told to finish before it could hear is told again.
+        let told = welcomed.and_then(|()| if is_late { worker.dialect.disconnect(IdleRule::Close) } else { Ok(()) });
+        if let Err(error) = told {
             self.cannot_answer(id, &error);
         }
     }
 
-    pub(super) fn disconnected(&mut self, id: WorkerId) {
+    /// The worker wants to finish: it drains, and the order to do so is its answer. Whether somebody follows it is
+    /// decided at its exit.
+    fn wants_to_leave(&mut self, id: WorkerId) {
         let Some(worker) = self.workers.get_mut(id) else { return };
+        worker.is_voluntary = true;
+        // One that drains already has been told, or will be ended.
+        if matches!(worker.state(), State::Online | State::Ready) {
+            log::info!("worker={id} pid={} wants to finish", worker.process.pid());
+            self.decide(Event::LeaveRequested(id));
+        }
+    }
+
+    /// Once for every worker, whether it has closed its channel, was ended, or just died.
+    pub(super) fn disconnected(&mut self, id: WorkerId) {
+        let Some(worker) = self.workers.get_mut(id).filter(|it| it.state() != State::Disconnected) else { return };
+        let voluntary = worker.is_voluntary;
+        self.subscribers.tell(|| events::Event::Disconnect { worker: id, voluntary });
         let fd = worker.dialect.as_fd().as_raw_fd();
         let _ = self.poll.registry().deregister(&mut SourceFd(&fd));
         let _ = worker.apply(lifecycle::Event::ChannelEnded);

@@ -12,6 +12,7 @@ use nix::errno::Errno;
 use super::Primary;
 use super::token::Source;
 use crate::primary::dialect::native::Native;
+use crate::primary::events;
 use crate::primary::lanes::Figures;
 use crate::primary::lifecycle;
 use crate::primary::output::Stream;
@@ -72,6 +73,8 @@ impl Primary {
             Ok(pid) => {
                 self.last_failure = None;
                 log::info!("worker={id} pid={pid} slot={slot} started");
+                let generation = self.supervisor.generation();
+                self.subscribers.tell(|| events::Event::Fork { worker: id, slot, pid, generation });
                 self.decide(Event::Started(slot, id));
             }
             Err(error) => {
@@ -111,7 +114,7 @@ impl Primary {
         let registry = self.poll.registry();
         let (control, exit) = (Source::Control(id).token(), Source::Exit(id).token());
         let registered = registry
-            .register(&mut SourceFd(&dialect.as_fd().as_raw_fd()), control, Interest::READABLE)
+            .register(&mut SourceFd(&dialect.as_fd().as_raw_fd()), control, Interest::READABLE | Interest::WRITABLE)
             .and_then(|()| registry.register(&mut SourceFd(&process.as_fd().as_raw_fd()), exit, Interest::READABLE));
         if let Err(error) = registered {
             process.kill_and_wait(); // nobody would ever see its end
@@ -132,6 +135,7 @@ impl Primary {
 
     fn reload_ended(&mut self, end: ReloadEnd) {
         self.answer_reload_requests(end);
+        self.subscribers.tell(|| events::Event::Reload { end });
         match end {
             ReloadEnd::Done { generation } => log::info!("reload done generation={generation}"),
             ReloadEnd::NotReady => {
@@ -161,6 +165,7 @@ impl Primary {
             }
         }
         for id in due {
+            self.subscribers.tell(|| events::Event::Recycle { worker: id });
             self.decide(Event::RecycleDue(id));
         }
     }
@@ -174,7 +179,8 @@ impl Primary {
             listener.begin_ending(now);
         }
         // Workers go on taking until their lanes end. But what is idle there must not keep out who is in the backlog.
-        for worker in self.workers.iter().filter(|worker| worker.state().hears()) {
+        for worker in self.workers.iter_mut().filter(|worker| worker.state().hears()) {
+            worker.is_voluntary = true;
             let _ = worker.dialect.disconnect(IdleRule::Close);
         }
     }
@@ -195,6 +201,7 @@ impl Primary {
     fn disconnect(&mut self, id: WorkerId, idle: IdleRule) {
         let Some(worker) = self.workers.get_mut(id) else { return };
         let (slot, hears, now) = (worker.slot.0 as usize, worker.state().hears(), Monotonic::now());
+        worker.is_voluntary = true;
         let _ = worker.apply(lifecycle::Event::DrainOrdered);
         let mut others_everywhere = true;
         for lane_id in worker.lane_ids() {
@@ -218,17 +225,11 @@ impl Primary {
         }
     }
 
-    /// SIGTERM to the worker. If the process that was started is not the one that said hello, a shell stands in
-    /// between, or it is no worker at all: then to its whole group.
     fn terminate(&mut self, id: WorkerId) {
-        let Some(worker) = self.workers.get(id) else { return };
-        let pid = worker.process.pid();
-        log::debug!("worker={id} pid={pid} SIGTERM");
-        if worker.hello_pid == Some(pid) {
-            worker.process.signal(Signal::SIGTERM);
-        } else {
-            worker.process.signal_group(Signal::SIGTERM);
-        }
+        let Some(worker) = self.workers.get_mut(id) else { return };
+        log::debug!("worker={id} pid={} SIGTERM", worker.process.pid());
+        worker.is_voluntary = true;
+        worker.signal(Signal::SIGTERM);
     }
 
     pub(super) fn kill(&mut self, id: WorkerId, reason: KillReason) {
@@ -302,12 +303,12 @@ impl Primary {
         // What it said before it died, in particular which lanes it had closed: all of it, it is not getting more.
         self.hear_worker(id);
         for _ in 0..LAST_WORDS_TURNS {
-            if self.more_to_hear.last() != Some(&id) {
-                break;
-            }
-            self.more_to_hear.pop();
+            let Some(again) = self.more_to_hear.iter().position(|it| *it == id) else { break };
+            self.more_to_hear.remove(again);
             self.hear_worker(id);
         }
+        // Somebody else may hold its end of the channel open: a child that it forked.
+        self.disconnected(id);
         let Some(mut worker) = self.workers.remove(id) else { return };
         let figures = self.bring_back(&mut worker);
         self.note_deserted();
@@ -319,9 +320,13 @@ impl Primary {
         let ended = Ended { is_success: exit.is_success(), ready_since: worker.ready_since };
         let now = Monotonic::now();
         let effects = self.supervisor.handle(Event::Exited(id, ended), now);
-        let next = match self.supervisor.starts_at(worker.slot) {
-            Some(at) => format!("[restart in {} ms]", at.since(now).as_millis()),
-            None if effects.contains(&Effect::Start(worker.slot)) => "[restart now]".into(),
+        let respawn_after = match self.supervisor.starts_at(worker.slot) {
+            Some(at) => Some(at.since(now)),
+            None => effects.contains(&Effect::Start(worker.slot)).then_some(Duration::ZERO),
+        };
+        let next = match respawn_after {
+            Some(Duration::ZERO) => "[restart now]".into(),
+            Some(after) => format!("[restart in {} ms]", after.as_millis()),
             None => "[not replaced]".into(),
         };
         let Figures { dealt, reclaimed, taken, closed, untaken } = figures;
@@ -329,6 +334,11 @@ impl Primary {
             "worker={id} pid={pid} exited {exit} state={state} dealt={dealt} reclaimed={reclaimed} \
              taken={taken} closed={closed} untaken={untaken} {next}"
         );
+        let (worker, slot, voluntary) = (id, worker.slot, worker.is_voluntary);
+        self.subscribers.tell(|| events::Event::Exit { worker, exit, voluntary });
+        if let Some(after) = respawn_after {
+            self.subscribers.tell(|| events::Event::Respawn { slot, after });
+        }
         for effect in effects {
             self.carry_out(effect);
         }

@@ -18,6 +18,7 @@ use super::token::Source;
 use super::{Primary, UNASKED_AFTER};
 use crate::primary::address::Address;
 use crate::primary::dialect::{Grant, ListenRequest};
+use crate::primary::events;
 use crate::primary::lanes::Phase;
 use crate::primary::lifecycle::{self, State};
 use crate::primary::listener_spec::ListenerSpec;
@@ -101,7 +102,7 @@ impl Primary {
         }
         let granted = self.find_or_make(id, &wanted.wish).and_then(|index| self.open_lane(id, index, wanted));
         let Err(Refusal { errno, reason }) = granted else { return };
-        let Some(worker) = self.workers.get(id) else { return };
+        let Some(worker) = self.workers.get_mut(id) else { return };
         log::warn!("worker={id} may not listen: {reason}");
         if let Err(error) = worker.dialect.refuse(wanted.request, errno as i32, reason) {
             self.cannot_answer(id, &error);
@@ -254,6 +255,7 @@ impl Primary {
             return self.end_worker(id, "it listens before it said hello");
         }
         self.note_ready(id, &address);
+        self.subscribers.tell(|| events::Event::Listening { worker: id, address });
         if self.supervisor.holds_slot(id) {
             self.seat(id);
         } else if !self.supervisor.expects(id) {
@@ -271,6 +273,7 @@ impl Primary {
             return self.end_worker(id, "it listens before it said hello");
         }
         self.note_ready(id, &format!("{address} (a socket of its own)"));
+        self.subscribers.tell(|| events::Event::Listening { worker: id, address: address.to_owned() });
     }
 
     fn note_ready(&mut self, id: WorkerId, address: &str) {

@@ -11,6 +11,7 @@ use super::address::Address;
 use super::commands::{Answer, Inbox, Refused};
 use super::dealing::{self, Stopped};
 use super::dialect::native::Buffer;
+use super::events::{self, Subscribers};
 use super::lifecycle;
 use super::listeners::{BindError, Counters, Listener};
 use super::output::{OpenError, Outputs};
@@ -30,6 +31,7 @@ mod commands;
 mod conversation;
 mod effects;
 mod listening;
+mod messages;
 mod report;
 mod token;
 mod upgrade;
@@ -81,6 +83,9 @@ pub struct Primary {
     unheard: Vec<(WorkerId, LaneId)>,
     /// Workers that had more to say than one turn allows.
     more_to_hear: Vec<WorkerId>,
+    /// Workers for which packets wait although their channels may have room.
+    unsent: Vec<WorkerId>,
+    subscribers: Subscribers,
     buffer: Buffer,
 }
 
@@ -154,6 +159,8 @@ impl Primary {
             next_look: None,
             unheard: Vec::new(),
             more_to_hear: Vec::new(),
+            unsent: Vec::new(),
+            subscribers: Subscribers::default(),
             buffer: Buffer::default(),
         })
     }
@@ -216,7 +223,10 @@ impl Primary {
                 match Source::of(event.token()) {
                     Source::Listener(index) => self.listeners[index].has_become_readable(),
                     Source::Deal(worker, lane) => self.hear_from_below(worker, lane),
-                    Source::Control(worker) => self.hear_worker(worker),
+                    Source::Control(worker) => {
+                        self.send_waiting(worker);
+                        self.hear_worker(worker);
+                    }
                     Source::Exit(worker) => self.see_exit(worker),
                     Source::Signals => self.hear_signals(),
                     Source::Output(worker, stream) => self.outputs.has_become_readable(worker, stream),
@@ -354,6 +364,7 @@ impl Primary {
     fn scale(&mut self, signal: Signal, worker_count: u32) {
         let worker_count = worker_count.clamp(1, WORKERS_MAX);
         log::info!("signal={signal} [workers={worker_count}]");
+        self.subscribers.tell(|| events::Event::Scale { workers: worker_count });
         self.decide(Event::ScaleRequested(worker_count));
     }
 

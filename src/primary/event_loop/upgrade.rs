@@ -57,7 +57,9 @@ impl Primary {
         for worker in self.workers.iter() {
             let add =
                 |fd: i32, source: Source| registry.register(&mut SourceFd(&fd), source.token(), Interest::READABLE);
-            add(worker.dialect.as_fd().as_raw_fd(), Source::Control(worker.id))?;
+            let both_ways = Interest::READABLE | Interest::WRITABLE;
+            let (control, token) = (worker.dialect.as_fd().as_raw_fd(), Source::Control(worker.id).token());
+            registry.register(&mut SourceFd(&control), token, both_ways)?;
             add(worker.process.as_fd().as_raw_fd(), Source::Exit(worker.id))?;
             for (lane_id, lane) in worker.lanes() {
                 add(lane.primary_end.as_fd().as_raw_fd(), Source::Deal(worker.id, lane_id))?;

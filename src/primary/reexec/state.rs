@@ -17,7 +17,7 @@ use crate::sys::environment;
 use crate::sys::limits::OpenFiles;
 
 /// The version of this layout. A new image that does not know it does not take over.
-pub const STATE_VERSION: u32 = 2;
+pub const STATE_VERSION: u32 = 3;
 
 /// The variable that names the descriptor of the state.
 const STATE: &str = "CROUPIER_STATE";

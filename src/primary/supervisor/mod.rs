@@ -104,6 +104,8 @@ pub enum Event {
     RecycleDue(WorkerId),
     /// Somebody wants this worker to finish.
     DisconnectRequested(WorkerId),
+    /// This worker wants to finish.
+    LeaveRequested(WorkerId),
     /// Somebody wants croupier to end.
     StopRequested(Stop),
     /// The listeners are closed, and everything they had accepted is dealt.
@@ -234,6 +236,8 @@ enum Occupant {
     TimedOut { worker: WorkerId },
     /// A worker that has closed its control channel, and is to end by then.
     Disconnected { worker: WorkerId, deadline: Monotonic },
+    /// A worker that finishes because it wanted to. It keeps its slot: its exit decides whether somebody follows.
+    Leaving { worker: WorkerId, stage: Stage },
     /// A worker that was killed for not finishing.
     Killed { worker: WorkerId },
     /// Nobody, and nobody will come.
@@ -286,6 +290,7 @@ impl Supervisor {
             Event::ScaleRequested(worker_count) => self.scale_requested(worker_count, now, &mut effects),
             Event::RecycleDue(worker) => self.recycle_due(worker),
             Event::DisconnectRequested(worker) => self.disconnect_requested(worker, now, &mut effects),
+            Event::LeaveRequested(worker) => self.leave_requested(worker, now, &mut effects),
             Event::StopRequested(stop) => self.stop_requested(stop, now, &mut effects),
             Event::ListenersEnded => self.listeners_ended(&mut effects),
             Event::TimePassed => {}
@@ -313,6 +318,7 @@ impl Supervisor {
             Occupant::Starting { deadline, .. } | Occupant::Disconnected { deadline, .. } if self.is_running() => {
                 Some(deadline)
             }
+            Occupant::Leaving { stage, .. } if self.is_running() => stage.deadline(),
             _ => None,
         });
         let of_rollout = self.rollout_deadlines().filter(|_| self.is_running());
@@ -357,6 +363,7 @@ impl Supervisor {
         let is_on_its_way = |seat: &Seat| match seat.occupant {
             Occupant::Vacant { .. } | Occupant::Requested | Occupant::Starting { .. } => true,
             Occupant::TimedOut { .. } | Occupant::Disconnected { .. } | Occupant::Killed { .. } => true,
+            Occupant::Leaving { .. } => true,
             Occupant::Ready { .. } | Occupant::Done => seat.incoming.is_some(),
         };
         self.is_running() && self.slots.iter().any(is_on_its_way)
@@ -459,11 +466,7 @@ impl Supervisor {
         {
             self.slots[slot].occupant = Occupant::Disconnected { worker, deadline };
         }
-        for seat in &mut self.slots {
-            if matches!(seat.incoming, Some(Incoming::Settling { worker: it, .. }) if it == worker) {
-                seat.incoming = Some(Incoming::Starting { worker, deadline: now + self.plan.start_timeout });
-            }
-        }
+        self.will_not_take_over(worker, now);
     }
 
     fn exited(&mut self, worker: WorkerId, ended: Ended, now: Monotonic, effects: &mut Vec<Effect>) {
@@ -664,6 +667,7 @@ impl Occupant {
             | Occupant::Ready { worker }
             | Occupant::TimedOut { worker }
             | Occupant::Disconnected { worker, .. }
+            | Occupant::Leaving { worker, .. }
             | Occupant::Killed { worker } => Some(worker),
             Occupant::Vacant { .. } | Occupant::Requested | Occupant::Done => None,
         }

@@ -72,6 +72,15 @@ pub(super) enum Stage {
     Killed,
 }
 
+impl Stage {
+    pub(super) fn deadline(self) -> Option<Monotonic> {
+        match self {
+            Stage::Draining { deadline } | Stage::Terminated { deadline } => Some(deadline),
+            Stage::Deferred | Stage::Killed => None,
+        }
+    }
+}
+
 impl Incoming {
     pub(super) fn worker(self) -> Option<WorkerId> {
         match self {
@@ -125,6 +134,36 @@ impl Supervisor {
         let before = std::mem::replace(&mut self.slots[slot].occupant, Occupant::Vacant { start_at: now });
         self.promote(slot, now, effects);
         self.let_go(before, now, effects);
+    }
+
+    /// A worker finishes because it wants to. In a stop all of them do.
+    pub(super) fn leave_requested(&mut self, worker: WorkerId, now: Monotonic, effects: &mut Vec<Effect>) {
+        if !self.is_running() {
+            return effects.push(Effect::Disconnect(worker));
+        }
+        effects.push(Effect::Drain(worker));
+        let stage = Stage::Draining { deadline: now + self.plan.shutdown_timeout };
+        if let Some(leaver) = self.leaving.iter_mut().find(|leaver| leaver.worker == worker) {
+            if leaver.stage == Stage::Deferred {
+                leaver.stage = stage;
+            }
+        } else if let Some(slot) = self.slot_of(worker) {
+            let occupant = &mut self.slots[slot].occupant;
+            if matches!(occupant, Occupant::Starting { .. } | Occupant::Ready { .. }) {
+                *occupant = Occupant::Leaving { worker, stage };
+            }
+        } else {
+            self.will_not_take_over(worker, now);
+        }
+    }
+
+    /// A replacement that had listened listens no more: if it does not come back, the start timeout ends it.
+    pub(super) fn will_not_take_over(&mut self, worker: WorkerId, now: Monotonic) {
+        for seat in &mut self.slots {
+            if matches!(seat.incoming, Some(Incoming::Settling { worker: it, .. }) if it == worker) {
+                seat.incoming = Some(Incoming::Starting { worker, deadline: now + self.plan.start_timeout });
+            }
+        }
     }
 
     /// The one who was to be replaced has gone by itself: whoever is on the way takes the slot over as it is.
@@ -196,7 +235,8 @@ impl Supervisor {
 
     /// Asks for as many replacements as may be under way, and ends the rollout after the last one.
     pub(super) fn advance_rollout(&mut self, now: Monotonic, effects: &mut Vec<Effect>) {
-        let Some(rollout) = &mut self.rollout else { return };
+        let is_running = self.is_running();
+        let Some(rollout) = self.rollout.as_mut().filter(|_| is_running) else { return };
         while rollout.starting.len() < self.plan.reload_parallel.max(1) as usize
             && let Some(slot) = rollout.pending.pop_front()
         {
@@ -290,6 +330,7 @@ impl Supervisor {
                 (worker, Stage::Draining { deadline })
             }
             Occupant::Disconnected { worker, deadline } => (worker, Stage::Draining { deadline }),
+            Occupant::Leaving { worker, stage } => (worker, stage),
             Occupant::TimedOut { worker } | Occupant::Killed { worker } => (worker, Stage::Killed),
         };
         self.leaving.push(Leaver { worker, stage });
@@ -315,17 +356,22 @@ impl Supervisor {
         }
     }
 
-    /// Those who have lost their slots get the time that a shutdown would give them.
+    /// Those who leave, with or without their slots, get the time that a shutdown would give them.
     pub(super) fn hurry_leavers(&mut self, now: Monotonic, effects: &mut Vec<Effect>) {
-        for leaver in &mut self.leaving {
-            match leaver.stage {
+        let who_keeps_a_slot = self.slots.iter_mut().filter_map(|seat| match &mut seat.occupant {
+            Occupant::Leaving { worker, stage } => Some((*worker, stage)),
+            _ => None,
+        });
+        let all = self.leaving.iter_mut().map(|leaver| (leaver.worker, &mut leaver.stage)).chain(who_keeps_a_slot);
+        for (worker, stage) in all {
+            match *stage {
                 Stage::Draining { deadline } if now >= deadline => {
-                    leaver.stage = Stage::Terminated { deadline: now + self.plan.kill_delay };
-                    effects.push(Effect::Terminate(leaver.worker));
+                    *stage = Stage::Terminated { deadline: now + self.plan.kill_delay };
+                    effects.push(Effect::Terminate(worker));
                 }
                 Stage::Terminated { deadline } if now >= deadline => {
-                    leaver.stage = Stage::Killed;
-                    effects.push(Effect::Kill(leaver.worker, KillReason::KillDelay));
+                    *stage = Stage::Killed;
+                    effects.push(Effect::Kill(worker, KillReason::KillDelay));
                 }
                 Stage::Deferred | Stage::Draining { .. } | Stage::Terminated { .. } | Stage::Killed => {}
             }
@@ -345,10 +391,7 @@ impl Supervisor {
     }
 
     pub(super) fn rollout_deadlines(&self) -> impl Iterator<Item = Monotonic> {
-        let of_leavers = self.leaving.iter().filter_map(|leaver| match leaver.stage {
-            Stage::Draining { deadline } | Stage::Terminated { deadline } => Some(deadline),
-            Stage::Deferred | Stage::Killed => None,
-        });
+        let of_leavers = self.leaving.iter().filter_map(|leaver| leaver.stage.deadline());
         let of_incoming = self.slots.iter().filter_map(|seat| match seat.incoming {
             Some(Incoming::Starting { deadline, .. }) => Some(deadline),
             Some(Incoming::Settling { until, .. }) => Some(until),

@@ -22,6 +22,8 @@
 //! }
 //! ```
 //!
+//! **Messages** of whoever started the primary go to [`Server::message`], in order with the order to drain.
+//!
 //! **Draining.** When the primary orders it, or has gone, or SIGTERM or SIGINT comes, the listeners are taken empty,
 //! connections with a request in progress finish, and `run` returns. A second signal ends it at once. Idle connections,
 //! and those on which nothing has come yet, are given back to the primary, which deals them to other workers: their
@@ -43,8 +45,8 @@ use mio::unix::SourceFd;
 use mio::{Events, Interest, Poll, Token, Waker};
 use slab::Slab;
 
-use super::{Connection, Drain, Listener, Worker};
-use crate::protocol::control::IdleRule;
+use super::{Connection, Drain, Listener, Message, Messages, Worker};
+use crate::protocol::control::{IdleRule, MESSAGES_UNREAD_MAX};
 use crate::protocol::time::Monotonic;
 use crate::sys::signals::{Signal, Signals};
 use session::{Buffers, Fate, Session};
@@ -61,11 +63,14 @@ pub const INPUT_MAX_BYTES: usize = 1024 * 1024;
 const GIVE_BACK_AGAIN: Duration = Duration::from_millis(10);
 /// How many connections one turn of the loop takes from one listener.
 const TAKES_PER_TURN: usize = 32;
+/// How many messages one turn hears. Never more wait at a time.
+const MESSAGES_PER_TURN: u32 = MESSAGES_UNREAD_MAX;
 
 const SIGNALS: Token = Token(usize::MAX);
 const DRAIN: Token = Token(usize::MAX - 1);
+const MESSAGES: Token = Token(usize::MAX - 2);
 /// Listeners count down from here, connections count up from 0.
-const LISTENERS: usize = usize::MAX - 2;
+const LISTENERS: usize = usize::MAX - 3;
 
 /// What the program does with the bytes of its connections.
 pub trait Server {
@@ -77,6 +82,12 @@ pub trait Server {
 
     /// Bytes have come. Remove from the input what is dealt with, append the answer to the output.
     fn receive(&mut self, session: &mut Self::Session, exchange: &mut Exchange<'_>) -> Next;
+
+    /// The primary has sent a message. Unless a server says otherwise, it is dropped: all messages come here, so nobody
+    /// else in the process should receive from [`Worker::messages`].
+    fn message(&mut self, message: Message) {
+        drop(message);
+    }
 }
 
 /// The buffers of one connection.
@@ -108,6 +119,9 @@ pub struct EventLoop<S: Server> {
     poll: Poll,
     signals: Signals,
     worker: Option<Worker>,
+    messages: Option<Messages>,
+    /// One turn was not enough for those that wait.
+    may_have_messages: bool,
     listeners: Vec<Option<Listening>>,
     sessions: Slab<Session<S::Session>>,
     /// Connections that have more to read than one turn allows.
@@ -145,11 +159,17 @@ impl<S: Server> EventLoop<S> {
         if let Some(worker) = &worker {
             worker.wake_on_drain(Arc::new(Waker::new(poll.registry(), DRAIN)?));
         }
+        let mut messages = worker.as_ref().map(Worker::messages);
+        if let Some(messages) = &mut messages {
+            poll.registry().register(messages, MESSAGES, Interest::READABLE)?;
+        }
         Ok(Self {
             server,
             poll,
             signals,
             worker,
+            messages,
+            may_have_messages: false,
             listeners: Vec::new(),
             sessions: Slab::new(),
             unfinished: VecDeque::new(),
@@ -192,6 +212,7 @@ impl<S: Server> EventLoop<S> {
                         }
                     }
                     DRAIN => self.look_for_drain(),
+                    MESSAGES => self.may_have_messages = true,
                     Token(token) if token > LISTENERS - self.listeners.len() => {
                         if let Some(listening) = &mut self.listeners[LISTENERS - token] {
                             listening.ready = true;
@@ -204,6 +225,9 @@ impl<S: Server> EventLoop<S> {
                         }
                     }
                 }
+            }
+            if self.may_have_messages {
+                self.hear_messages();
             }
             self.take_connections();
             for _ in 0..self.unfinished.len() {
@@ -219,12 +243,15 @@ impl<S: Server> EventLoop<S> {
     }
 
     fn is_finished(&self) -> bool {
-        self.draining && self.sessions.is_empty() && self.listeners.iter().all(Option::is_none)
+        self.draining
+            && !self.may_have_messages
+            && self.sessions.is_empty()
+            && self.listeners.iter().all(Option::is_none)
     }
 
     fn timeout(&self) -> Option<Duration> {
         let ready = self.listeners.iter().flatten().any(|listening| listening.ready);
-        if ready || !self.unfinished.is_empty() {
+        if ready || self.may_have_messages || !self.unfinished.is_empty() {
             return Some(Duration::ZERO);
         }
         // Up to the next millisecond, which is what epoll counts in: not to wake too early and spin.
@@ -248,7 +275,22 @@ impl<S: Server> EventLoop<S> {
         false
     }
 
+    fn hear_messages(&mut self) {
+        self.may_have_messages = self.messages.is_some();
+        for _ in 0..MESSAGES_PER_TURN {
+            match self.messages.as_ref().map(Messages::try_receive) {
+                Some(Ok(Some(message))) => self.server.message(message),
+                Some(Ok(None) | Err(_)) | None => {
+                    self.may_have_messages = false;
+                    break;
+                }
+            }
+        }
+    }
+
     fn look_for_drain(&mut self) {
+        // What was said before the order is heard before it: all of that waits already, and it is not more than this.
+        self.hear_messages();
         match self.worker.as_ref().and_then(Worker::drain) {
             Some(Drain::Ordered(idle)) => self.start_draining(idle),
             Some(Drain::PrimaryGone) => self.start_draining(IdleRule::Close),

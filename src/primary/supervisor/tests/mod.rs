@@ -129,7 +129,8 @@ impl Rig {
                 let stays = |(other, (_, since)): (&WorkerId, &(Slot, Option<Monotonic>))| {
                     *other != worker && since.is_some() && !self.ordered.contains_key(other)
                 };
-                assert!(self.living.iter().any(stays), "{worker} was the last one that served");
+                let wanted_to = self.ordered.contains_key(&worker);
+                assert!(wanted_to || self.living.iter().any(stays), "{worker} was the last one that served");
                 self.note_order(worker, Force::Disconnect);
             }
             Effect::Disconnect(worker) => self.note_order(worker, Force::Disconnect),
@@ -197,6 +198,12 @@ impl Rig {
         let ready_since = self.living.remove(&worker).and_then(|(_, since)| since);
         self.ordered.remove(&worker);
         self.hear(Event::Exited(worker, Ended { is_success, ready_since }))
+    }
+
+    /// A worker wants to finish: it may also be the last one that serves.
+    fn leaves(&mut self, worker: WorkerId) -> Vec<Effect> {
+        self.note_order(worker, Force::Disconnect);
+        self.hear(Event::LeaveRequested(worker))
     }
 
     fn stop(&mut self, stop: Stop) -> Vec<Effect> {
@@ -482,6 +489,7 @@ enum Step {
     Reload,
     Scale(u32),
     Recycle(prop::sample::Index),
+    Leave(prop::sample::Index),
     Stop(Stop),
     ListenersEnd,
     Stranger(bool),
@@ -502,6 +510,7 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
         3 => Just(Step::Reload),
         2 => (0u32..6).prop_map(Step::Scale),
         2 => any::<Index>().prop_map(Step::Recycle),
+        2 => any::<Index>().prop_map(Step::Leave),
         1 => stop.prop_map(Step::Stop),
         1 => Just(Step::ListenersEnd),
         1 => any::<bool>().prop_map(Step::Stranger),
@@ -537,6 +546,7 @@ impl Rig {
             Step::Reload => drop(self.hear(Event::ReloadRequested)),
             Step::Scale(count) => drop(self.hear(Event::ScaleRequested(count))),
             Step::Recycle(who) if !workers.is_empty() => drop(self.hear(Event::RecycleDue(*who.get(&workers)))),
+            Step::Leave(who) if !workers.is_empty() => drop(self.leaves(*who.get(&workers))),
             Step::Stop(stop) => drop(self.stop(stop)),
             Step::ListenersEnd if self.listeners_are_ending => {
                 self.listeners_have_ended = true;

@@ -21,6 +21,58 @@ fn a_reload_goes_slot_by_slot_and_the_new_one_is_ready_before_the_old_one_drains
 }
 
 #[test]
+fn a_worker_that_wants_to_finish_does_and_its_exit_decides_whether_somebody_follows() {
+    for (respawn, is_success, follows) in
+        [(Respawn::Always, true, true), (Respawn::OnFailure, true, false), (Respawn::OnFailure, false, true)]
+    {
+        let mut rig = Rig::ready(Plan { respawn, ..PLAN });
+        rig.pass(SETTLED);
+        assert_eq!(rig.leaves(A), [Effect::Drain(A)], "nobody is started before it has gone");
+        let effects = rig.exits(A, is_success);
+        assert_eq!(effects, if follows { vec![Effect::Start(Slot(0))] } else { vec![] }, "{respawn:?} {is_success}");
+    }
+}
+
+#[test]
+fn a_worker_that_wants_to_finish_and_does_not_is_hurried() {
+    let mut rig = Rig::ready(PLAN);
+    rig.leaves(A);
+    assert_eq!(rig.due_in(), Some(PLAN.shutdown_timeout));
+    assert_eq!(rig.pass_to_deadline(), [Effect::Terminate(A)]);
+    assert_eq!(rig.due_in(), Some(PLAN.kill_delay));
+    assert_eq!(rig.pass_to_deadline(), [Effect::Kill(A, KillReason::KillDelay)]);
+    assert_eq!(rig.due_in(), None);
+}
+
+#[test]
+fn a_reload_replaces_also_who_is_leaving_and_does_not_tell_it_again() {
+    let mut rig = Rig::replacing(PLAN);
+    rig.leaves(A);
+    assert_eq!(rig.hear(Event::ReloadRequested), [Effect::Start(Slot(0))]);
+    rig.start_succeeds(0);
+    assert_eq!(rig.becomes_ready(NEW_A), [Effect::Seat(NEW_A), Effect::Start(Slot(1))], "nobody to take over from");
+    assert_eq!(rig.exits(A, true), [], "nobody replaces the replaced");
+}
+
+#[test]
+fn in_a_stop_a_worker_that_wants_to_finish_hears_the_same_as_all() {
+    let mut rig = Rig::ready(PLAN);
+    rig.stop(Stop::Graceful);
+    assert_eq!(rig.leaves(A), [Effect::Disconnect(A)]);
+    assert_eq!(rig.hear(Event::ListenersEnded), [Effect::Disconnect(A), Effect::Disconnect(B)]);
+}
+
+#[test]
+fn a_reload_does_not_go_on_when_a_stop_shows() {
+    let mut rig = Rig::replacing(PLAN);
+    rig.hear(Event::ReloadRequested);
+    rig.start_succeeds(0);
+    rig.becomes_ready(NEW_A);
+    rig.stop(Stop::Graceful);
+    assert_eq!(rig.exits(A, true), [Effect::Seat(NEW_A)], "and nobody is started in slot 1");
+}
+
+#[test]
 fn a_reload_in_parallel_replaces_as_many_at_a_time() {
     let mut rig = Rig::replacing(Plan { worker_count: 3, reload_parallel: 2, ..PLAN });
     assert_eq!(rig.hear(Event::ReloadRequested), [Effect::Start(Slot(0)), Effect::Start(Slot(1))]);

@@ -1,0 +1,78 @@
+//! Messages between workers and whoever started the primary, and the packets that wait for a worker to read.
+
+use std::io;
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+
+use nix::errno::Errno;
+
+use super::Primary;
+use crate::primary::commands::Undelivered;
+use crate::primary::events::Event;
+use crate::primary::lifecycle::State;
+use crate::protocol::body::Body;
+use crate::protocol::control::{self, FromPrimary};
+use crate::protocol::ids::WorkerId;
+use crate::sys::fd_passing;
+
+impl Primary {
+    /// A worker's program has said something to whoever listens.
+    pub(super) fn pass_on(&mut self, worker: WorkerId, body: Body, fd: Option<OwnedFd>) {
+        let fd = fd.map(Arc::new);
+        self.subscribers.tell(|| Event::Message { worker, body, fd: fd.clone() });
+        if let Some(unwanted) = fd.and_then(Arc::into_inner) {
+            fd_passing::close_at_once(unwanted);
+        }
+    }
+
+    pub(super) fn send_message(&mut self, id: WorkerId, body: Body, fd: Option<OwnedFd>) -> Result<(), Undelivered> {
+        let body_bytes = body.as_str().len();
+        let packet = control::encode(&FromPrimary::Message { body }).into();
+        self.send_packet(id, &packet, fd, body_bytes)
+    }
+
+    /// Encoded once, whoever they are. Those that do not get it, and why.
+    pub(super) fn broadcast(&mut self, body: Body) -> Vec<(WorkerId, Undelivered)> {
+        let body_bytes = body.as_str().len();
+        let packet = control::encode(&FromPrimary::Message { body }).into();
+        let everybody: Vec<WorkerId> = self.workers.iter().map(|worker| worker.id).collect();
+        let send = |id| self.send_packet(id, &packet, None, body_bytes).err().map(|why| (id, why));
+        everybody.into_iter().filter_map(send).collect()
+    }
+
+    fn send_packet(
+        &mut self,
+        id: WorkerId,
+        packet: &Arc<[u8]>,
+        fd: Option<OwnedFd>,
+        body_bytes: usize,
+    ) -> Result<(), Undelivered> {
+        let worker = self.workers.get_mut(id).ok_or(Undelivered::NoSuchWorker(id))?;
+        if worker.has_exited || worker.state() == State::Disconnected {
+            return Err(Undelivered::Disconnected(id));
+        }
+        worker.dialect.message(packet, fd).map_err(|error| match error.kind() {
+            io::ErrorKind::QuotaExceeded => Undelivered::WouldExceed(id),
+            io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset => Undelivered::Disconnected(id),
+            _ if error.raw_os_error() == Some(Errno::EMSGSIZE as i32) => Undelivered::TooLong(body_bytes),
+            _ => Undelivered::Kernel(id, error.to_string()),
+        })
+    }
+
+    /// A worker may have read: what waits for it is sent.
+    pub(super) fn send_waiting(&mut self, id: WorkerId) {
+        let Some(worker) = self.workers.get_mut(id) else { return };
+        if let Err(error) = worker.dialect.send_waiting() {
+            log::debug!("worker={id} {error} [its messages wait]");
+            self.unsent.push(id);
+            self.watch();
+        }
+    }
+
+    /// Those whom the kernel did not let be sent anything the last time.
+    pub(super) fn send_unsent(&mut self) {
+        for id in std::mem::take(&mut self.unsent) {
+            self.send_waiting(id);
+        }
+    }
+}
