@@ -48,7 +48,7 @@ fn connections_go_round_the_async_workers_and_the_drain_ends_them_cleanly() {
     let response = busy.response().unwrap();
     assert!(response.status == 200 && response.head.contains("connection: close"), "{response:?}");
     assert_eq!(croupier.wait_exit(), Some(0));
-    assert_eq!(croupier.log().count("exited code=0"), 3, "{}", croupier.log());
+    croupier.log().wait_for_count("exited code=0", 3);
 }
 
 #[test]
@@ -134,7 +134,7 @@ fn tasks_that_share_a_listener_get_each_connection_once_and_all_see_its_end() {
     croupier.log().wait_for_count("sees the end", 8);
     assert_eq!(croupier.wait_exit(), Some(0));
     // In its log a connection is known by its client's address.
-    let taken: Vec<String> = croupier.log().lines().into_iter().filter(|line| line.starts_with("took ")).collect();
+    let taken: Vec<String> = croupier.log().wait_end().into_iter().filter(|line| line.starts_with("took ")).collect();
     let distinct: BTreeSet<&str> = taken.iter().filter_map(|line| line.rsplit(' ').next()).collect();
     assert_eq!((taken.len(), distinct.len()), (400, 400));
     assert!(clients.iter().all(|client| distinct.contains(client.as_str())));
@@ -277,7 +277,7 @@ fn the_axum_example_is_dealt_connections_and_knows_its_clients() {
         assert_eq!(client.rest().unwrap(), b"", "an idle connection ends with a FIN");
     }
     assert_eq!(croupier.wait_exit(), Some(0));
-    assert_eq!(croupier.log().count("exited code=0"), 2, "{}", croupier.log());
+    croupier.log().wait_for_count("exited code=0", 2);
 }
 
 #[test]

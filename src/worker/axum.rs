@@ -86,7 +86,7 @@ impl axum::serve::Listener for Listener {
             match self.take().await {
                 Ok(Some(connection)) => {
                     let address = Address(connection.peer_addr());
-                    let worker = self.get_ref().worker().filter(|_| self.get_ref().is_dealt()).cloned();
+                    let worker = self.get_ref().worker().filter(|_| connection.was_dealt()).cloned();
                     let fresh = Fresh { worker, _waited_for: self.fresh.subscribe() };
                     return (Io { connection, fresh: Some(fresh) }, address);
                 }

@@ -137,6 +137,12 @@ impl Connection {
 }
 
 impl Origin {
+    /// Not accepted by this process itself.
+    #[cfg(feature = "axum")]
+    pub(super) fn was_dealt(&self) -> bool {
+        self.record.is_some()
+    }
+
     /// Sends `socket`, the one that came from there, to the primary.
     pub(super) fn send_back(&self, socket: BorrowedFd<'_>) -> io::Result<()> {
         let (Some(lane), Some(record)) = (&self.guard.lane, &self.record) else {

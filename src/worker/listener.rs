@@ -338,8 +338,7 @@ impl Listener {
         let accepted = match &self.source {
             Source::Lane(Membership { lane, .. }) => take(lane, Wait::Block),
             Source::Shared(..) | Source::Own(_) => loop {
-                match self.try_accept() {
-                    Err(error) if error.kind() == io::ErrorKind::WouldBlock && self.is_to_end() => return Ok(None),
+                match self.take_or_end() {
                     Err(error) if error.kind() == io::ErrorKind::WouldBlock => self.wait_readable()?,
                     other => break other,
                 }
@@ -367,6 +366,15 @@ impl Listener {
                 let (stream, peer) = socket.accept()?;
                 Ok(Some(Connection::accepted(stream, peer)))
             }
+        }
+    }
+
+    /// As [`try_accept`](Self::try_accept), but a socket of this process's own ends too, at the order to drain, once no
+    /// connection waits there.
+    pub(super) fn take_or_end(&self) -> io::Result<Option<Connection>> {
+        match self.try_accept() {
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock && self.is_to_end() => Ok(None),
+            taken => taken,
         }
     }
 
@@ -429,7 +437,7 @@ impl Listener {
     }
 
     /// Whether the primary has ended a listener that accepts from a socket.
-    pub(super) fn is_to_end(&self) -> bool {
+    fn is_to_end(&self) -> bool {
         match &self.source {
             Source::Lane(_) => false,
             Source::Shared(Membership { lane, .. }, _) => lane.has_ended(),

@@ -35,6 +35,8 @@
 //! | runs on tokio | [`worker::tokio`], feature `tokio` |
 //! | serves HTTP with axum | [`worker::axum`], feature `axum` |
 //!
+//! Datagrams are not dealt but shared: [`UdpSocket`].
+//!
 //! ## Blocking
 //! The program above. A thread that blocks in `accept` is woken by the end of the listener, so any number of them can
 //! share one listener. A program that serves one connection at a time should say so, and the next connection goes to a

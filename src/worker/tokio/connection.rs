@@ -69,6 +69,12 @@ impl Connection {
         }
     }
 
+    /// Whether it can be given back.
+    #[cfg(feature = "axum")]
+    pub(in crate::worker) fn was_dealt(&self) -> bool {
+        self.origin.was_dealt()
+    }
+
     /// Sends it to the primary. After success it must be dropped.
     pub(in crate::worker) fn send_back(&self) -> io::Result<()> {
         self.origin.send_back(self.as_fd())

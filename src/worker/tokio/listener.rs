@@ -1,9 +1,8 @@
 //! The listener on tokio's reactor.
 
-use std::fmt;
 use std::future::{pending, poll_fn};
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
@@ -15,21 +14,20 @@ use tokio::sync::SetOnce;
 
 use super::Connection;
 use crate::sys::reactor;
-use crate::worker::{self, Worker};
+use crate::worker;
 
 /// Where connections come from, as [`worker::Listener`]. Any number of tasks may accept from one listener, by
 /// reference or in an `Arc`.
 ///
 /// Dropping it deregisters it and tells the primary, which deals what was not taken to other workers.
+#[derive(Debug)]
 pub struct Listener {
     /// A duplicate of the listener's descriptor. The primary holds another of a lane's, so that close(2) alone would
     /// leave the lane in the reactor's epoll for ever; this one is deregistered when it is dropped.
     readable: AsyncFd<OwnedFd>,
+    /// The same of what shows the end of a listener that accepts from a socket.
+    end: Option<AsyncFd<OwnedFd>>,
     inner: worker::Listener,
-    /// What becomes readable when the primary ends a listener that accepts from a socket.
-    end: Option<Arc<AsyncFd<OwnedFd>>>,
-    /// The same, for the stream.
-    ending: Pin<Box<dyn Future<Output = ()> + Send + Sync>>,
     ended: Arc<SetOnce<()>>,
     /// Counts the connections that axum has and on which nothing has come.
     #[cfg(feature = "axum")]
@@ -39,7 +37,7 @@ pub struct Listener {
 impl Listener {
     /// Listens on `address` with the default [`ListenOptions`](worker::ListenOptions). The answer of the primary is
     /// awaited on a thread for blocking calls; if the future is dropped before, so is the listener when it comes. The
-    /// first of a process joins the primary: make it early, as [`Worker::from_env`] says.
+    /// first of a process joins the primary: make it early, as [`Worker::from_env`](worker::Worker::from_env) says.
     ///
     /// # Errors
     /// As [`ListenOptions::bind`](worker::ListenOptions::bind) and [`new`](Self::new).
@@ -50,7 +48,7 @@ impl Listener {
     }
 
     /// Registers a listener with the reactor of the runtime that this is called in: one that was asked for with
-    /// [`ListenOptions`](worker::ListenOptions) or [`Worker::listen_on_first`]. Those
+    /// [`ListenOptions`](worker::ListenOptions) or [`Worker::listen_on_first`](worker::Worker::listen_on_first). Those
     /// calls wait for the primary's answer: make them before there is anything else to do.
     ///
     /// # Errors
@@ -59,12 +57,10 @@ impl Listener {
     /// # Panics
     /// Outside of a runtime, or in one without I/O, as everything of tokio does.
     pub fn new(listener: worker::Listener) -> io::Result<Self> {
-        let end = listener.end_fd().map(|fd| fd.try_clone_to_owned().and_then(reactor::register_readable));
-        let end = end.transpose()?.map(Arc::new);
+        let register = |fd: BorrowedFd<'_>| reactor::register_readable(fd.try_clone_to_owned()?);
         Ok(Self {
-            readable: reactor::register_readable(listener.as_fd().try_clone_to_owned()?)?,
-            ending: Box::pin(end_of(end.clone())),
-            end,
+            readable: register(listener.as_fd())?,
+            end: listener.end_fd().map(register).transpose()?,
             inner: listener,
             ended: Arc::default(),
             #[cfg(feature = "axum")]
@@ -88,22 +84,34 @@ impl Listener {
 
     /// As [`accept`](Self::accept), but the end is not told to those who wait for it.
     pub(in crate::worker) async fn take(&self) -> io::Result<Option<Connection>> {
-        let mut ending = pin!(end_of(self.end.clone()));
-        let mut take = pin!(self.readable.async_io(Interest::READABLE, |_| self.inner.try_accept()));
+        let mut at_readable = pin!(self.take_when(Some(&self.readable)));
+        let mut at_end = pin!(self.take_when(self.end.as_ref()));
         // Nothing may be awaited after this: a connection that was taken must be returned.
-        let taken = poll_fn(|context| match take.as_mut().poll(context) {
-            Poll::Pending => ending.as_mut().poll(context).map(|()| self.take_or_end()),
+        let taken = poll_fn(|context| match at_readable.as_mut().poll(context) {
+            Poll::Pending => at_end.as_mut().poll(context),
             taken => taken,
         });
         taken.await?.map(Connection::new).transpose()
     }
 
-    /// The last look at a socket, which reports no end itself. It may be there that the runtime's
-    /// budget ended before the socket was looked at.
-    fn take_or_end(&self) -> io::Result<Option<worker::Connection>> {
-        match self.inner.try_accept() {
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(None),
-            taken => taken,
+    async fn take_when(&self, fd: Option<&AsyncFd<OwnedFd>>) -> io::Result<Option<worker::Connection>> {
+        match fd {
+            Some(fd) => fd.async_io(Interest::READABLE, |_| self.inner.take_or_end()).await,
+            None => pending().await,
+        }
+    }
+
+    fn poll_take_when(
+        &self,
+        fd: &AsyncFd<OwnedFd>,
+        context: &mut Context<'_>,
+    ) -> Poll<io::Result<Option<worker::Connection>>> {
+        loop {
+            let mut readable = ready!(fd.poll_read_ready(context))?;
+            // Err: somebody was faster. The readiness is cleared, and the next look waits.
+            if let Ok(taken) = readable.try_io(|_| self.inner.take_or_end()) {
+                return Poll::Ready(taken);
+            }
         }
     }
 
@@ -118,9 +126,16 @@ impl Listener {
         let _ = self.ended.set(());
     }
 
-    /// Resolves when this worker is to finish, as [`Worker::drained`]. Without a primary it never does.
+    /// Resolves when this worker is to finish, as [`Worker::drained`](worker::Worker::drained). Without a primary it
+    /// never does.
     pub fn drained(&self) -> impl Future<Output = ()> + Send + use<> {
-        order_to(self.inner.worker())
+        let worker = self.inner.worker().cloned();
+        async move {
+            match worker {
+                Some(worker) => worker.drained().await,
+                None => pending().await,
+            }
+        }
     }
 
     /// Resolves when somebody has been told that the listener has ended: there is nothing more to take. Without a
@@ -136,52 +151,18 @@ impl Listener {
     }
 }
 
-/// When the primary ends the socket; never if it has none to end.
-async fn end_of(end: Option<Arc<AsyncFd<OwnedFd>>>) {
-    match end {
-        // It stays readable: nobody reads it.
-        Some(end) => _ = end.readable().await,
-        None => pending().await,
-    }
-}
-
-/// When `worker` is to finish; never without one.
-fn order_to(worker: Option<&Worker>) -> impl Future<Output = ()> + Send + Sync + use<> {
-    let worker = worker.cloned();
-    async move {
-        match worker {
-            Some(worker) => worker.drained().await,
-            None => pending().await,
-        }
-    }
-}
-
 /// The connections, to its end; the same as [`accept`](Listener::accept).
 impl Stream for Listener {
     type Item = io::Result<Connection>;
 
-    fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
-        let taken = loop {
-            let Poll::Ready(readable) = self.readable.poll_read_ready(context) else {
-                // The future of the end must not be asked again once it has resolved.
-                if !self.inner.is_to_end() {
-                    ready!(self.ending.as_mut().poll(context));
-                }
-                break self.take_or_end();
-            };
-            // Err: somebody was faster. The readiness is cleared, and the next look waits.
-            if let Ok(taken) = readable?.try_io(|_| self.inner.try_accept()) {
-                break taken;
-            }
+    fn poll_next(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        let taken = match (self.poll_take_when(&self.readable, context), &self.end) {
+            (Poll::Ready(taken), _) => taken,
+            (Poll::Pending, Some(end)) => ready!(self.poll_take_when(end, context)),
+            (Poll::Pending, None) => return Poll::Pending,
         };
         let taken = taken.and_then(|it| it.map(Connection::new).transpose());
         self.note_end(&taken);
         Poll::Ready(taken.transpose())
-    }
-}
-
-impl fmt::Debug for Listener {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Listener").field("inner", &self.inner).finish_non_exhaustive()
     }
 }
