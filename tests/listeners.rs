@@ -11,6 +11,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixListener;
 
 use support::http::{self, Client};
+use support::roles;
 use support::script::{self, Scripted, ask, free_port, scripted, who};
 use support::{Croupier, Directory};
 
@@ -346,5 +347,25 @@ fn a_listener_that_a_worker_asked_for_survives_an_upgrade() {
     kill_9(scripted.croupier.wait_started(1).pid);
     scripted.addresses("a", 3);
     assert!(ask(&address).ends_with(" a"));
+    scripted.end();
+}
+
+/// What root may bind, its workers of another user may not.
+#[test]
+fn workers_of_another_user_have_nothing_bound_that_they_could_not_bind() {
+    let place = Directory::new();
+    let mut command = roles::command("worker_with_script");
+    command[0] = place.copy_for_all(&command[0]);
+    let path = place.file("s");
+    let script = format!("listen own 127.0.0.1:0\nlisten a 127.0.0.1:1023\nlisten b unix:{path}");
+    let mut run = support::undeclared(&["--workers", "1", "--user", "nobody", "--listen", &format!("unix:{path}.ok")]);
+    run.arg(format!("--env={}=worker_with_script", roles::ROLE)).arg(format!("--env={}={script}", script::SCRIPT));
+    run.arg("--").args(command);
+    let scripted = Scripted { croupier: Croupier::spawn(run), place };
+    assert_eq!(ask(&scripted.address("own", 1)), "1 own");
+    for name in ["a", "b"] {
+        let line = scripted.says(&format!("{name} failed"));
+        assert!(line.contains("PermissionDenied") && line.contains("--user") && line.contains(".ok"), "{line}");
+    }
     scripted.end();
 }

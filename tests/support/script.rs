@@ -14,7 +14,7 @@ use super::roles::{self, say};
 use super::{Croupier, Directory, undeclared};
 
 /// What the worker is to do, one thing per line: see [`obey`].
-const SCRIPT: &str = "CROUPIER_TEST_SCRIPT";
+pub const SCRIPT: &str = "CROUPIER_TEST_SCRIPT";
 /// Where it looks for the files that it waits for.
 const PLACE: &str = "CROUPIER_TEST_PLACE";
 

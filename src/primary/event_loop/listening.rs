@@ -36,6 +36,9 @@ use crate::sys::fd_passing;
 /// How long a listener on which nobody listens any more is kept for a replacement that is ready already.
 const DESERTED_FOR: Duration = Duration::from_secs(2);
 
+/// Up to here ports need a privilege, unless the machine says otherwise. Source: ip(7), `ip_unprivileged_port_start`.
+const PRIVILEGED_PORT_LAST: u16 = 1023;
+
 /// Why a worker does not get a lane.
 struct Refusal {
     errno: Errno,
@@ -140,27 +143,33 @@ impl Primary {
 
     /// Binds what a worker asks for.
     fn make(&mut self, id: WorkerId, address: &Address, wish: &ListenWish) -> Result<usize, Refusal> {
-        let declared = || {
-            let declared = self.listeners.iter().filter(|it| it.is_declared() && !it.is_closed());
-            declared.map(|it| it.address().to_string()).collect::<Vec<_>>().join(" ")
-        };
         let name = echo(&address.to_string());
-        if self.settings.declared_only {
-            return refusal(
-                Errno::EACCES,
-                format!("{name} is not declared (--declared-only); --listen declares {}", declared()),
-            );
-        }
+        let is_undeclared = |why: &str| {
+            let declared = self.listeners.iter().filter(|it| it.is_declared() && !it.is_closed());
+            let declared: Vec<String> = declared.map(|it| it.address().to_string()).collect();
+            format!("{name} is not declared ({why}); --listen declares {}", declared.join(" "))
+        };
         if self.supervisor.is_stopping() {
             return refusal(Errno::ESHUTDOWN, "croupier is stopping");
         }
+        if self.settings.declared_only {
+            return refusal(Errno::EACCES, is_undeclared("--declared-only"));
+        }
+        let has_other_user = self.settings.command.identity.is_some();
         match address {
             Address::Fd(_) | Address::Systemd(_) => {
-                return refusal(Errno::EBADF, format!("{name} is not declared; --listen declares {}", declared()));
+                return refusal(Errno::EBADF, is_undeclared("inherited sockets must be"));
             }
             // Asking a name server would stop the one loop.
             Address::Tcp { .. } if address.socket_addr().is_none() => {
-                return refusal(Errno::EINVAL, format!("{name} is not declared: ask for its IP address"));
+                return refusal(Errno::EINVAL, is_undeclared("ask for its IP address"));
+            }
+            // The primary's rights are not those of its workers.
+            Address::Unix(_) if has_other_user => {
+                return refusal(Errno::EACCES, is_undeclared("with --user, Unix paths must be"));
+            }
+            Address::Tcp { port: 1..=PRIVILEGED_PORT_LAST, .. } if has_other_user => {
+                return refusal(Errno::EACCES, is_undeclared("with --user, ports below 1024 must be"));
             }
             Address::Tcp { .. } | Address::Unix(_) => {}
         }
