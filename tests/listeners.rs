@@ -369,3 +369,16 @@ fn workers_of_another_user_have_nothing_bound_that_they_could_not_bind() {
     }
     scripted.end();
 }
+
+#[test]
+fn a_worker_that_is_asked_to_go_leaves_its_port_to_its_replacement() {
+    let address = format!("127.0.0.1:{}", free_port());
+    let mut run = support::undeclared(&["--workers", "1"]);
+    run.args(["--", support::PROGRAM, "demo", "--listen", &address]);
+    let mut croupier = Croupier::spawn(run);
+    croupier.log().wait_for("listening on");
+    support::processes::send(croupier.wait_started(1).pid, nix::sys::signal::Signal::SIGTERM);
+    while http::get(&address).unwrap_or_else(|error| panic!("nobody listens: {error}")).worker() == 1 {}
+    assert_eq!(croupier.log().count("bound for worker"), 1);
+    assert_eq!(croupier.terminate(), Some(0));
+}

@@ -261,7 +261,8 @@ fn workers_that_leave_all_at_once_while_they_are_sent_messages_end_well() {
     assert_eq!(embedded.remote.ask(|answer| Command::Broadcast(leave, answer)).unwrap(), []);
     let mut exits = Vec::new();
     while exits.len() < 4 {
-        // Both ends of the channel go away at any time: that is a refusal, or nothing at all. At the end the primary goes.
+        // Both ends of the channel go away at any time: that is a refusal, or nothing at all. At the end the primary
+        // goes.
         let body = Body::of("are you there?").unwrap();
         let _ = embedded.remote.ask(|answer| Command::Broadcast(body, answer));
         let word = embedded.word();

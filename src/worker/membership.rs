@@ -235,19 +235,24 @@ impl Worker {
     /// Those of sendmsg(2) and poll(2); none is expected. A primary that has gone is none: then this worker is to
     /// finish too.
     pub fn disconnect(&self) -> io::Result<()> {
+        self.ask_to_disconnect()?;
+        while self.is_connected() {
+            wait_readable(self.drain_fd())?;
+        }
+        Ok(())
+    }
+
+    /// The same without waiting for the primary's word.
+    pub(super) fn ask_to_disconnect(&self) -> io::Result<()> {
         if !self.is_connected() {
             return Ok(());
         }
         match self.shared.channel.send_blocking(&FromWorker::Disconnect) {
             Err(error) if !matches!(error.kind(), io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset) => {
-                return Err(error);
+                Err(error)
             }
-            _ => {}
+            Ok(()) | Err(_) => Ok(()),
         }
-        while self.is_connected() {
-            wait_readable(self.drain_fd())?;
-        }
-        Ok(())
     }
 
     /// Whether this worker belongs to its primary: it has not been told to finish, and the primary is there.

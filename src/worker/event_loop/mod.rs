@@ -266,8 +266,12 @@ impl<S: Server> EventLoop<S> {
                 return true;
             }
             log::info!("signal={signal} [draining]");
-            for listening in self.listeners.iter().flatten() {
-                listening.listener.close();
+            // The primary ends the lanes. Closing them would free the ports on which nobody else listens, and the
+            // replacement is on its way.
+            let asked = self.worker.as_ref().map(Worker::ask_to_disconnect);
+            if let Some(Err(error)) = asked {
+                log::error!("cannot ask the primary for the end: {error} [finishing]");
+                self.listeners.iter().flatten().for_each(|it| it.listener.close());
             }
             let is_dealt = self.worker.is_some();
             self.start_draining(if is_dealt { IdleRule::GiveBack } else { IdleRule::Close });
