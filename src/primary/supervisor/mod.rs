@@ -342,7 +342,7 @@ impl Supervisor {
 
     /// Whether it is about to get a slot.
     pub fn expects(&self, worker: WorkerId) -> bool {
-        self.slots.iter().any(|seat| seat.incoming.and_then(Incoming::worker) == Some(worker))
+        self.slots.iter().any(|seat| seat.is_to_get(worker))
     }
 
     /// How many workers there should be.
@@ -471,8 +471,7 @@ impl Supervisor {
 
     fn exited(&mut self, worker: WorkerId, ended: Ended, now: Monotonic, effects: &mut Vec<Effect>) {
         self.leaving.retain(|leaver| leaver.worker != worker);
-        if let Some(slot) = self.slots.iter().position(|seat| seat.incoming.and_then(Incoming::worker) == Some(worker))
-        {
+        if let Some(slot) = self.slots.iter().position(|seat| seat.is_to_get(worker)) {
             self.slots[slot].incoming = None;
             return self.note_failure_in(slot, now, effects);
         }
@@ -651,6 +650,11 @@ impl Supervisor {
 impl Seat {
     /// Nobody is here, and nobody is on the way.
     const DONE: Seat = Seat { occupant: Occupant::Done, incoming: None, failures_in_row: 0, short_lives_in_row: 0 };
+
+    /// `worker` is to be the next one here.
+    fn is_to_get(&self, worker: WorkerId) -> bool {
+        self.incoming.and_then(Incoming::worker) == Some(worker)
+    }
 
     /// `worker` is being started here, as the first or as the next.
     fn is_starting(&self, worker: WorkerId) -> bool {

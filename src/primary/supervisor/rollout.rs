@@ -152,8 +152,11 @@ impl Supervisor {
             if matches!(occupant, Occupant::Starting { .. } | Occupant::Ready { .. }) {
                 *occupant = Occupant::Leaving { worker, stage };
             }
-        } else {
-            self.will_not_take_over(worker, now);
+        } else if let Some(slot) = self.slots.iter().position(|seat| seat.is_to_get(worker)) {
+            // A replacement that leaves is none: whoever was to go stays.
+            self.slots[slot].incoming = None;
+            self.leaving.push(Leaver { worker, stage });
+            self.note_failure_in(slot, now, effects);
         }
     }
 

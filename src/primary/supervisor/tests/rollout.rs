@@ -55,6 +55,18 @@ fn a_reload_replaces_also_who_is_leaving_and_does_not_tell_it_again() {
 }
 
 #[test]
+fn a_replacement_that_wants_to_finish_does_not_take_over_and_the_old_one_stays() {
+    let mut rig = Rig::replacing(PLAN);
+    rig.hear(Event::ReloadRequested);
+    rig.start_succeeds(0);
+    let effects = rig.leaves(NEW_A);
+    assert_eq!(effects, [Effect::Drain(NEW_A), Effect::ReloadEnded(ReloadEnd::NotReady)]);
+    assert_eq!(rig.becomes_ready(NEW_A), [], "whatever it still says");
+    assert_eq!(rig.pass(SETTLING), []);
+    assert_eq!(rig.exits(NEW_A, true), []);
+}
+
+#[test]
 fn in_a_stop_a_worker_that_wants_to_finish_hears_the_same_as_all() {
     let mut rig = Rig::ready(PLAN);
     rig.stop(Stop::Graceful);
