@@ -303,6 +303,21 @@ fn an_inherited_listener_is_dealt_by_its_number() {
 }
 
 #[test]
+fn an_inherited_listener_serves_the_next_primary_too() {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap().to_string();
+    for _ in 0..2 {
+        let mut croupier = Croupier::spawn_with_stdin(
+            support::undeclared_with_fds(&["--workers", "1", "--listen", "fd:3"], None),
+            OwnedFd::from(listener.try_clone().unwrap()).into(),
+        );
+        croupier.wait_ready(1);
+        assert_eq!(http::get(&address).unwrap().status, 200);
+        assert_eq!(croupier.terminate(), Some(0));
+    }
+}
+
+#[test]
 fn what_systemd_passes_is_declared_by_its_name_or_by_nothing_at_all() {
     for options in [&["--listen", "systemd:web"][..], &[]] {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();

@@ -524,10 +524,15 @@ impl Listener {
         !self.readable || self.socket.as_ref().is_none_or(Socket::is_backlog_empty)
     }
 
-    /// Closes the socket. Returns how many connections nobody took: their clients see the end.
+    /// Closes the socket. Returns how many connections nobody took: their clients see the end. One that was inherited
+    /// is as it was for whoever else has it: systemd keeps it for the next start.
     pub fn close(&mut self) -> usize {
         self.deserted_since = None;
-        self.socket = None;
+        let is_inherited = matches!(self.wanted, Address::Fd(_) | Address::Systemd(_));
+        let filtered = self.socket.take().filter(|_| is_inherited && self.ending.is_some());
+        if let Some(Err(error)) = filtered.map(|socket| socket.let_anybody_in()) {
+            log::error!("listener={} its filter stays: {error} [close it wherever it is open]", self.address);
+        }
         self.returned.clear()
     }
 }

@@ -182,6 +182,18 @@ impl Socket {
         }
     }
 
+    /// Undoes [`let_nobody_in`](Self::let_nobody_in), for a socket that belongs to somebody else too: a filter stays on
+    /// it when this process closes its descriptor.
+    ///
+    /// # Errors
+    /// Those of setsockopt(2): nobody is let in any more, whoever has it.
+    pub fn let_anybody_in(&self) -> io::Result<()> {
+        match self {
+            Socket::Tcp(_) | Socket::Udp(_) => socket2::SockRef::from(self).detach_filter(),
+            Socket::Unix(..) => Ok(()),
+        }
+    }
+
     /// Whether it is a UDP socket.
     pub fn takes_datagrams(&self) -> bool {
         matches!(self, Socket::Udp(_))
