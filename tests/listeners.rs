@@ -159,6 +159,31 @@ fn every_wrong_wish_is_refused_with_its_reason_and_hurts_nobody() {
 }
 
 #[test]
+fn nothing_is_bound_for_a_worker_that_can_have_no_more_listeners() {
+    let many: String = (0..24).map(|index| format!("listen x{index} 127.0.0.1:0\n")).collect();
+    let address = format!("127.0.0.1:{}", free_port());
+    let scripted = Scripted::start(&["--workers", "1"], &format!("{many}listen one-more {address}"));
+    scripted.says("one-more failed");
+    assert_nobody_listens(&address);
+    scripted.end();
+}
+
+#[test]
+fn what_a_worker_asks_for_that_is_told_to_finish_does_not_stay_bound() {
+    let address = format!("127.0.0.1:{}", free_port());
+    let script = format!("listen a 127.0.0.1:0\nonly 1 wait go\nonly 1 listen late {address}\nonly 1 wait end");
+    let scripted = Scripted::start(&["--workers", "1"], &script);
+    scripted.address("a", 1);
+    scripted.croupier.client(&["reload"]).assert_ok();
+    scripted.go_on("go");
+    scripted.address("late", 1);
+    scripted.says(&format!("listener={address} closed"));
+    assert_nobody_listens(&address);
+    scripted.go_on("end");
+    scripted.end();
+}
+
+#[test]
 fn a_listener_outlives_its_last_worker_while_the_replacement_is_on_its_way() {
     let address = format!("127.0.0.1:{}", free_port());
     let scripted = Scripted::start(&["--workers", "1"], &format!("only 2 wait come\nlisten a {address}"));
