@@ -362,6 +362,29 @@ fn what_systemd_passes_is_declared_by_its_name_or_by_nothing_at_all() {
 }
 
 #[test]
+fn an_inherited_socket_is_one_listeners_only() {
+    for again in ["fd:3", "systemd:web"] {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let options = ["--listen", "systemd:web", "--listen", again];
+        let run = support::undeclared_with_fds(&options, Some("web:nothing"));
+        let mut croupier = Croupier::spawn_with_stdin(run, OwnedFd::from(listener).into());
+        assert_eq!(croupier.wait_exit(), Some(4));
+        croupier
+            .log()
+            .wait_for(&format!("listen on {again}: no such socket was inherited, or another --listen has it"));
+    }
+}
+
+#[test]
+fn a_socket_that_systemd_passes_in_vain_is_named() {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let run = support::undeclared_with_fds(&["--listen", "127.0.0.1:0", "--workers", "1"], Some("web:nothing"));
+    let mut croupier = Croupier::spawn_with_stdin(run, OwnedFd::from(listener).into());
+    croupier.log().wait_for("fd:3 was passed as systemd:web and is not declared");
+    assert_eq!(croupier.terminate(), Some(0));
+}
+
+#[test]
 fn a_reload_keeps_listeners_that_workers_asked_for() {
     let address = format!("127.0.0.1:{}", free_port());
     let scripted = Scripted::start(&["--workers", "2"], &format!("listen a {address}"));

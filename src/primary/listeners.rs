@@ -145,7 +145,7 @@ impl BindError {
             Some(Errno::EADDRNOTAVAIL) => "no network interface has this address (0.0.0.0 or [::] is all)".into(),
             Some(Errno::ENOENT) if address.path().is_some() => "the directory does not exist".into(),
             Some(Errno::EBADF) if is_inherited => {
-                "no such descriptor was inherited (whoever starts croupier must pass it)".into()
+                "no such socket was inherited, or another --listen has it (whoever starts croupier must pass it)".into()
             }
             Some(Errno::EINVAL) if is_inherited => {
                 "it is neither a socket that listens for TCP or Unix streams nor one for UDP".into()

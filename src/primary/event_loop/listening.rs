@@ -54,19 +54,22 @@ impl Primary {
     /// Binds a listener that is there before any worker runs.
     pub(super) fn declare(&mut self, spec: &ListenerSpec) -> Result<(), BindError> {
         let address = &spec.address;
-        let inherited = |is_it: &dyn Fn(&Inherited) -> bool| {
-            let found = self.settings.inherited.iter().find(|it| is_it(it)).map(|it| it.fd);
-            let fd = found.ok_or_else(|| io::Error::from_raw_os_error(nix::libc::EBADF)).and_then(fd_passing::adopt_fd);
-            fd.map_err(|error| BindError::new(address, error))
-        };
         let listener = match address {
             Address::Tcp { .. } | Address::Unix(_) => Listener::bind(address, &self.settings.bind)?,
-            Address::Fd(number) => Listener::inherit(address, inherited(&|it| it.fd == *number)?)?,
-            Address::Systemd(name) => Listener::inherit(address, inherited(&|it| it.name.as_ref() == Some(name))?)?,
+            Address::Fd(number) => self.inherit(address, |it| it.fd == *number)?,
+            Address::Systemd(name) => self.inherit(address, |it| it.name.as_ref() == Some(name))?,
         };
         let policy = spec.policy.as_ref().unwrap_or(&self.settings.policy);
         self.add_listener(listener.declared().dealing_by(policy)).map_err(|error| BindError::new(address, error))?;
         Ok(())
+    }
+
+    /// The first inherited socket of that kind, which is nobody else's from then on.
+    fn inherit(&mut self, address: &Address, is_it: impl Fn(&Inherited) -> bool) -> Result<Listener, BindError> {
+        let inherited = &mut self.settings.inherited;
+        let found = inherited.iter().position(is_it).map(|index| inherited.remove(index).fd);
+        let fd = found.ok_or_else(|| io::Error::from_raw_os_error(nix::libc::EBADF)).and_then(fd_passing::adopt_fd);
+        Listener::inherit(address, fd.map_err(|error| BindError::new(address, error))?)
     }
 
     fn add_listener(&mut self, mut listener: Listener) -> io::Result<usize> {
