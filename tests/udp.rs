@@ -108,14 +108,22 @@ fn closing_and_binding_again_at_once_works_and_the_last_close_frees_the_port() {
 
 #[test]
 fn port_0_of_every_worker_is_one_socket_and_an_exclusive_one_is_not() {
-    let script = "udp a 127.0.0.1:0\nudp each 127.0.0.1:0 exclusive\nudp tcp 127.0.0.1:0";
-    let scripted = Scripted::start(&["--workers", "3", "--start-timeout", "20s"], script);
+    let script = "udp a 127.0.0.1:0\nudp each 127.0.0.1:0 exclusive";
+    let scripted = Scripted::start(&["--workers", "3"], script);
     scripted.address("a", 3);
     let each: BTreeSet<String> = scripted.addresses("each", 3).into_iter().collect();
     assert_eq!(each.len(), 3);
     for address in &each {
         assert!(ask(&client(), address, "x").ends_with(" each x"));
     }
+    scripted.end();
+}
+
+#[test]
+fn a_worker_that_has_only_a_socket_of_its_own_is_ready() {
+    let scripted = Scripted::start(&["--workers", "1"], "udp own 127.0.0.1:0 exclusive");
+    let address = scripted.address("own", 1);
+    scripted.says(&format!(" listening on {address} (a socket of its own)"));
     scripted.end();
 }
 
