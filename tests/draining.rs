@@ -7,10 +7,12 @@ mod support;
 use std::collections::BTreeSet;
 use std::process::Command;
 
+use croupier::worker::Listener;
 use nix::sys::signal::Signal;
 
 use support::http::{self, Client};
 use support::load::Load;
+use support::roles;
 use support::{Croupier, Directory, processes, until, wait_until};
 
 // One worker ends.
@@ -98,6 +100,30 @@ fn a_reload_replaces_every_worker_and_no_client_notices() {
     load.end();
     drop(clients);
     assert_eq!(croupier.started().len(), 12);
+    assert_eq!(croupier.terminate(), Some(0));
+}
+
+#[test]
+fn worker_with_more_than_one_listener() {
+    if roles::plays("worker_with_more_than_one_listener") {
+        let _datagrams = roles::join().bind_udp("127.0.0.1:0").unwrap();
+        drop(Listener::bind("127.0.0.1:0").unwrap());
+        roles::serve_well();
+        std::process::exit(0); // before the test harness says how well it went
+    }
+}
+
+#[test]
+fn idle_clients_move_on_a_reload_whatever_else_their_worker_listens_on_or_has_closed() {
+    let mut croupier = Croupier::of_role(&["--workers", "2"], "worker_with_more_than_one_listener");
+    let address = croupier.wait_ready(2);
+    wait_until("both serve", || http::next_workers(&address, 2).iter().collect::<BTreeSet<_>>().len() == 2);
+    let mut clients = kept_clients(&address, 4);
+    croupier.client(&["reload"]).assert_ok();
+    for client in &mut clients {
+        assert!(client.get().unwrap().worker() > 2);
+    }
+    drop(clients);
     assert_eq!(croupier.terminate(), Some(0));
 }
 

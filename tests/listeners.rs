@@ -159,6 +159,31 @@ fn every_wrong_wish_is_refused_with_its_reason_and_hurts_nobody() {
 }
 
 #[test]
+fn nothing_is_bound_for_a_worker_that_can_have_no_more_listeners() {
+    let many: String = (0..24).map(|index| format!("listen x{index} 127.0.0.1:0\n")).collect();
+    let address = format!("127.0.0.1:{}", free_port());
+    let scripted = Scripted::start(&["--workers", "1"], &format!("{many}listen one-more {address}"));
+    scripted.says("one-more failed");
+    assert_nobody_listens(&address);
+    scripted.end();
+}
+
+#[test]
+fn what_a_worker_asks_for_that_is_told_to_finish_does_not_stay_bound() {
+    let address = format!("127.0.0.1:{}", free_port());
+    let script = format!("listen a 127.0.0.1:0\nonly 1 wait go\nonly 1 listen late {address}\nonly 1 wait end");
+    let scripted = Scripted::start(&["--workers", "1"], &script);
+    scripted.address("a", 1);
+    scripted.croupier.client(&["reload"]).assert_ok();
+    scripted.go_on("go");
+    scripted.address("late", 1);
+    scripted.says(&format!("listener={address} closed"));
+    assert_nobody_listens(&address);
+    scripted.go_on("end");
+    scripted.end();
+}
+
+#[test]
 fn a_listener_outlives_its_last_worker_while_the_replacement_is_on_its_way() {
     let address = format!("127.0.0.1:{}", free_port());
     let scripted = Scripted::start(&["--workers", "1"], &format!("only 2 wait come\nlisten a {address}"));
@@ -303,6 +328,21 @@ fn an_inherited_listener_is_dealt_by_its_number() {
 }
 
 #[test]
+fn an_inherited_listener_serves_the_next_primary_too() {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap().to_string();
+    for _ in 0..2 {
+        let mut croupier = Croupier::spawn_with_stdin(
+            support::undeclared_with_fds(&["--workers", "1", "--listen", "fd:3"], None),
+            OwnedFd::from(listener.try_clone().unwrap()).into(),
+        );
+        croupier.wait_ready(1);
+        assert_eq!(http::get(&address).unwrap().status, 200);
+        assert_eq!(croupier.terminate(), Some(0));
+    }
+}
+
+#[test]
 fn what_systemd_passes_is_declared_by_its_name_or_by_nothing_at_all() {
     for options in [&["--listen", "systemd:web"][..], &[]] {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
@@ -319,6 +359,29 @@ fn what_systemd_passes_is_declared_by_its_name_or_by_nothing_at_all() {
         assert!(!environment.keys().any(|name| name.starts_with("LISTEN_")), "{environment:?}");
         scripted.end();
     }
+}
+
+#[test]
+fn an_inherited_socket_is_one_listeners_only() {
+    for again in ["fd:3", "systemd:web"] {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let options = ["--listen", "systemd:web", "--listen", again];
+        let run = support::undeclared_with_fds(&options, Some("web:nothing"));
+        let mut croupier = Croupier::spawn_with_stdin(run, OwnedFd::from(listener).into());
+        assert_eq!(croupier.wait_exit(), Some(4));
+        croupier
+            .log()
+            .wait_for(&format!("listen on {again}: no such socket was inherited, or another --listen has it"));
+    }
+}
+
+#[test]
+fn a_socket_that_systemd_passes_in_vain_is_named() {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let run = support::undeclared_with_fds(&["--listen", "127.0.0.1:0", "--workers", "1"], Some("web:nothing"));
+    let mut croupier = Croupier::spawn_with_stdin(run, OwnedFd::from(listener).into());
+    croupier.log().wait_for("fd:3 was passed as systemd:web and is not declared");
+    assert_eq!(croupier.terminate(), Some(0));
 }
 
 #[test]

@@ -38,12 +38,16 @@ pub(super) fn find() -> Result<Passed, Failure> {
 
 impl Passed {
     fn new(fds: Vec<RawFd>, activated_count: RawFd, names: &str) -> Self {
-        let mut names = names.split(':').filter(|name| !name.is_empty()).map(str::to_owned);
-        let activated: Vec<RawFd> =
-            (FIRST..FIRST.saturating_add(activated_count)).filter(|fd| fds.contains(fd)).collect();
-        let named: Vec<(RawFd, Option<String>)> = activated.iter().map(|fd| (*fd, names.next())).collect();
-        let name_of = |fd: RawFd| named.iter().find(|(it, _)| *it == fd).and_then(|(_, name)| name.clone());
-        Self { all: fds.into_iter().map(|fd| Inherited { fd, name: name_of(fd) }).collect(), activated }
+        let names: Vec<&str> = names.split(':').collect();
+        // Among those of systemd may be some that are no listening sockets; they have names too.
+        let activated = FIRST..FIRST.saturating_add(activated_count);
+        let name_of = |fd: RawFd| {
+            let index = usize::try_from(fd - FIRST).ok().filter(|_| activated.contains(&fd))?;
+            names.get(index).filter(|name| !name.is_empty()).map(|name| (*name).to_owned())
+        };
+        let all: Vec<Inherited> = fds.into_iter().map(|fd| Inherited { fd, name: name_of(fd) }).collect();
+        let activated = all.iter().map(|it| it.fd).filter(|fd| activated.contains(fd)).collect();
+        Self { all, activated }
     }
 
     /// Where to listen if nobody has said it: on what systemd has passed.
@@ -63,5 +67,8 @@ mod tests {
         assert_eq!(names, [(3, Some("web")), (4, Some("admin")), (7, None)]);
         assert_eq!(passed.activated(), [Address::Fd(3), Address::Fd(4)]);
         assert!(Passed::new(vec![3], 0, "web").activated().is_empty(), "another process was meant");
+        let passed = Passed::new(vec![4], 2, "fifo:web");
+        assert_eq!((passed.all[0].name.as_deref(), passed.activated()), (Some("web"), vec![Address::Fd(4)]));
+        assert_eq!(Passed::new(vec![3], 1, "").all, [Inherited { fd: 3, name: None }]);
     }
 }

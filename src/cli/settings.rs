@@ -133,7 +133,9 @@ fn destination(wanted: Option<WorkerOutput>) -> Destination {
 fn check_twice(listeners: &[ListenerSpec]) -> Result<(), Failure> {
     for (index, ListenerSpec { address, .. }) in listeners.iter().enumerate() {
         let is_there = listeners[..index].iter().any(|before| before.address == *address);
-        if is_there && !matches!(address, Address::Tcp { port: 0, .. }) {
+        // systemd gives all sockets of a unit one name.
+        let may_be_several = matches!(address, Address::Tcp { port: 0, .. } | Address::Systemd(_));
+        if is_there && !may_be_several {
             return Err(Failure::new(Exit::Usage, format!("--listen {address} is there twice: once is enough")));
         }
     }

@@ -21,7 +21,8 @@ pub enum Address {
     Unix(PathBuf),
     /// `fd:N`: a listening socket that the primary inherited under that number.
     Fd(RawFd),
-    /// `systemd:NAME`: a listening socket that systemd passed under that name. Source: sd_listen_fds(3).
+    /// `systemd:NAME`: a listening socket that systemd passed under that name; the next one of that name if it is
+    /// declared again. Source: sd_listen_fds(3).
     Systemd(String),
 }
 

@@ -10,7 +10,7 @@ use super::stall::Stall;
 use crate::protocol::Wait;
 use crate::protocol::deal_channel::{PrimaryEnd, Took, WorkerEnd};
 use crate::protocol::handshake::NO_KICK;
-use crate::protocol::record::Record;
+use crate::protocol::record::{RECORD_BYTES, Record};
 use crate::protocol::scoreboard::{Counts, KickAt, LaneBoard, Pause};
 use crate::protocol::time::Monotonic;
 use crate::sys::fd_passing;
@@ -297,13 +297,17 @@ impl Lane {
         Figures { dealt, reclaimed, taken, closed, untaken: untaken as u64 }
     }
 
-    /// It has ended, and everything that was dealt has come back or is closed: its number is free.
+    /// It has ended, and everything that was dealt has come back or is closed: its number is free. What was given back
+    /// counts as closed before it is heard.
     pub fn is_deserted(&mut self) -> bool {
         let counts = self.board.counts();
-        if self.is_shared {
-            return self.phase == Phase::Ended && counts.taken == counts.closed;
+        if self.phase != Phase::Ended || self.primary_end.unheard_bytes() >= RECORD_BYTES {
+            return false;
         }
-        self.phase == Phase::Ended && self.account.observe(counts, Monotonic::now()).is_ok() && self.account.open() == 0
+        if self.is_shared {
+            return counts.taken == counts.closed;
+        }
+        self.account.observe(counts, Monotonic::now()).is_ok() && self.account.open() == 0
     }
 
     /// One of its connections has come out of the queue that it left to its listener.
@@ -321,5 +325,37 @@ impl std::iter::Sum for Figures {
             closed: sum.closed + lane.closed,
             untaken: sum.untaken + lane.untaken,
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::protocol::deal_channel::{self, FromBelow};
+    use crate::protocol::ids::LaneId;
+    use crate::protocol::record::Kind;
+    use crate::protocol::scoreboard::Scoreboard;
+
+    #[test]
+    fn its_number_is_not_free_before_what_was_given_back_is_heard() {
+        let board = Scoreboard::create().unwrap();
+        let (primary_end, retained) = deal_channel::pair().unwrap();
+        let worker_end = WorkerEnd::from_fd(retained.as_fd().try_clone_to_owned().unwrap());
+        let bounds = Bounds { queue_max: 1, connections_max: 1 };
+        let mut lane = Lane::new(0, (primary_end, retained), bounds, board.lane(LaneId(0)));
+        let (connection, _client) = std::os::unix::net::UnixStream::pair().unwrap();
+        let record = Record { kind: Kind::Connection, sequence: 1, ..Record::probe() };
+        lane.deal(&record, connection.as_fd(), Monotonic::now()).unwrap();
+        lane.end();
+        assert!(!lane.is_deserted(), "it waits untaken");
+        let theirs = board.lane(LaneId(0));
+        assert!(matches!(worker_end.take(Wait::Never), Ok(Took::Connection(..))));
+        theirs.count_taken(None);
+        worker_end.give_back(&record, connection.as_fd()).unwrap();
+        theirs.count_closed();
+        worker_end.kick();
+        assert!(!lane.is_deserted(), "it waits to be heard");
+        assert!(matches!(lane.primary_end.hear(), Some(FromBelow::GivenBack(..))));
+        assert!(lane.is_deserted(), "whatever kicks are left");
     }
 }

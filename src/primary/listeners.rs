@@ -145,7 +145,7 @@ impl BindError {
             Some(Errno::EADDRNOTAVAIL) => "no network interface has this address (0.0.0.0 or [::] is all)".into(),
             Some(Errno::ENOENT) if address.path().is_some() => "the directory does not exist".into(),
             Some(Errno::EBADF) if is_inherited => {
-                "no such descriptor was inherited (whoever starts croupier must pass it)".into()
+                "no such socket was inherited, or another --listen has it (whoever starts croupier must pass it)".into()
             }
             Some(Errno::EINVAL) if is_inherited => {
                 "it is neither a socket that listens for TCP or Unix streams nor one for UDP".into()
@@ -524,10 +524,15 @@ impl Listener {
         !self.readable || self.socket.as_ref().is_none_or(Socket::is_backlog_empty)
     }
 
-    /// Closes the socket. Returns how many connections nobody took: their clients see the end.
+    /// Closes the socket. Returns how many connections nobody took: their clients see the end. One that was inherited
+    /// is as it was for whoever else has it: systemd keeps it for the next start.
     pub fn close(&mut self) -> usize {
         self.deserted_since = None;
-        self.socket = None;
+        let is_inherited = matches!(self.wanted, Address::Fd(_) | Address::Systemd(_));
+        let filtered = self.socket.take().filter(|_| is_inherited && self.ending.is_some());
+        if let Some(Err(error)) = filtered.map(|socket| socket.let_anybody_in()) {
+            log::error!("listener={} its filter stays: {error} [close it wherever it is open]", self.address);
+        }
         self.returned.clear()
     }
 }

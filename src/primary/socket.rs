@@ -174,11 +174,22 @@ impl Socket {
             Socket::Tcp(listener) => drop_new_handshakes(listener.as_fd()),
             Socket::Udp(socket) => drop_everything(socket.as_fd()),
             Socket::Unix(_, file) => {
-                if let Some(file) = file {
-                    file.remove();
-                }
+                // Once: whoever binds the path from now on may get the same inode.
+                drop(file.take());
                 Ok(())
             }
+        }
+    }
+
+    /// Undoes [`let_nobody_in`](Self::let_nobody_in), for a socket that belongs to somebody else too: a filter stays on
+    /// it when this process closes its descriptor.
+    ///
+    /// # Errors
+    /// Those of setsockopt(2): nobody is let in any more, whoever has it.
+    pub fn let_anybody_in(&self) -> io::Result<()> {
+        match self {
+            Socket::Tcp(_) | Socket::Udp(_) => socket2::SockRef::from(self).detach_filter(),
+            Socket::Unix(..) => Ok(()),
         }
     }
 
@@ -203,17 +214,11 @@ impl AsFd for Socket {
     }
 }
 
-impl SocketFile {
-    fn remove(&mut self) {
+impl Drop for SocketFile {
+    fn drop(&mut self) {
         if std::fs::symlink_metadata(&self.path).is_ok_and(|file| file.ino() == self.inode) {
             let _ = std::fs::remove_file(&self.path);
         }
-    }
-}
-
-impl Drop for SocketFile {
-    fn drop(&mut self) {
-        self.remove();
     }
 }
 
@@ -312,4 +317,23 @@ fn drop_new_handshakes(listener: BorrowedFd<'_>) -> io::Result<()> {
         step(BPF_RET | BPF_K, 0, 0, NOTHING),
         step(BPF_RET | BPF_K, 0, 0, WHOLE),
     ])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_socket_file_is_removed_once_and_not_again_when_its_inode_is_another_ones() {
+        let path = std::env::temp_dir().join(format!("croupier-socket-file-{}", std::process::id()));
+        let kept = path.with_extension("kept");
+        let options = BindOptions { backlog: 1, ipv6_only: false, unix_mode: None };
+        let (mut socket, _) = Socket::bind(&Address::Unix(path.clone()), &options).unwrap();
+        std::fs::hard_link(&path, &kept).unwrap();
+        socket.let_nobody_in().unwrap();
+        assert!(!path.exists());
+        std::fs::rename(&kept, &path).unwrap();
+        drop(socket);
+        std::fs::remove_file(&path).unwrap();
+    }
 }

@@ -139,8 +139,14 @@ impl ListenOptions {
     /// As [`bind`](Self::bind).
     pub fn bind_udp(&self, address: &str) -> io::Result<UdpSocket> {
         match Worker::from_env()? {
-            Some(worker) if !self.is_own() => worker.bind_udp_with(address, self),
-            Some(_) | None => self.bind_udp_here(address),
+            Some(worker) if self.is_own() => {
+                let mut socket = self.bind_udp_here(address)?;
+                worker.say_listening_alone(socket.local_addr()?.to_string())?;
+                socket.alone_under = Some(worker);
+                Ok(socket)
+            }
+            Some(worker) => worker.bind_udp_with(address, self),
+            None => self.bind_udp_here(address),
         }
     }
 
@@ -150,7 +156,7 @@ impl ListenOptions {
             None => self.bind_udp_socket(address)?,
         };
         socket.set_nonblocking(true)?;
-        Ok(UdpSocket { socket, membership: None, alone_under: Worker::from_env()?, registered: None })
+        Ok(UdpSocket { socket, membership: None, alone_under: None, registered: None })
     }
 }
 

@@ -209,9 +209,11 @@ impl Primary {
             let listener = &mut self.listeners[lane.listener];
             listener.unseat(slot, id, lane_id);
             lane.end();
-            others_everywhere &= listener.has_other_than(id);
+            let has_others = listener.has_other_than(id);
+            // Through a shared lane, or one that is over, nothing can be given back.
+            others_everywhere &= has_others || !lane.is_dealt() || lane.is_deserted();
             if idle == IdleRule::GiveBack
-                && listener.has_other_than(id)
+                && has_others
                 && let Some(retained) = lane.take_retained()
             {
                 listener.returned.inherit_untaken(retained, (id, lane_id), now);

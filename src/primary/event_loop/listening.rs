@@ -26,6 +26,7 @@ use crate::primary::listeners::{BindError, Listener};
 use crate::primary::room::Bounds;
 use crate::primary::settings::{BindOptions, Inherited, LISTENERS_MAX, OPEN_FILES_RESERVED};
 use crate::primary::supervisor::Event;
+use crate::primary::workers::Worker;
 use crate::protocol::control::ListenWish;
 use crate::protocol::deal_channel;
 use crate::protocol::ids::{LaneId, WorkerId};
@@ -53,19 +54,22 @@ impl Primary {
     /// Binds a listener that is there before any worker runs.
     pub(super) fn declare(&mut self, spec: &ListenerSpec) -> Result<(), BindError> {
         let address = &spec.address;
-        let inherited = |is_it: &dyn Fn(&Inherited) -> bool| {
-            let found = self.settings.inherited.iter().find(|it| is_it(it)).map(|it| it.fd);
-            let fd = found.ok_or_else(|| io::Error::from_raw_os_error(nix::libc::EBADF)).and_then(fd_passing::adopt_fd);
-            fd.map_err(|error| BindError::new(address, error))
-        };
         let listener = match address {
             Address::Tcp { .. } | Address::Unix(_) => Listener::bind(address, &self.settings.bind)?,
-            Address::Fd(number) => Listener::inherit(address, inherited(&|it| it.fd == *number)?)?,
-            Address::Systemd(name) => Listener::inherit(address, inherited(&|it| it.name.as_ref() == Some(name))?)?,
+            Address::Fd(number) => self.inherit(address, |it| it.fd == *number)?,
+            Address::Systemd(name) => self.inherit(address, |it| it.name.as_ref() == Some(name))?,
         };
         let policy = spec.policy.as_ref().unwrap_or(&self.settings.policy);
         self.add_listener(listener.declared().dealing_by(policy)).map_err(|error| BindError::new(address, error))?;
         Ok(())
+    }
+
+    /// The first inherited socket of that kind, which is nobody else's from then on.
+    fn inherit(&mut self, address: &Address, is_it: impl Fn(&Inherited) -> bool) -> Result<Listener, BindError> {
+        let inherited = &mut self.settings.inherited;
+        let found = inherited.iter().position(is_it).map(|index| inherited.remove(index).fd);
+        let fd = found.ok_or_else(|| io::Error::from_raw_os_error(nix::libc::EBADF)).and_then(fd_passing::adopt_fd);
+        Listener::inherit(address, fd.map_err(|error| BindError::new(address, error))?)
     }
 
     fn add_listener(&mut self, mut listener: Listener) -> io::Result<usize> {
@@ -103,13 +107,34 @@ impl Primary {
         if !worker.state().hears() {
             return self.end_worker(id, "it asked to listen before it said hello");
         }
-        let granted = self.find_or_make(id, &wanted.wish).and_then(|index| self.open_lane(id, index, wanted));
-        let Err(Refusal { errno, reason }) = granted else { return };
+        let Err(Refusal { errno, reason }) = self.grant(id, wanted) else { return };
         let Some(worker) = self.workers.get_mut(id) else { return };
         log::warn!("worker={id} may not listen: {reason}");
         if let Err(error) = worker.dialect.refuse(wanted.request, errno as i32, reason) {
             self.cannot_answer(id, &error);
         }
+    }
+
+    /// First a lane, then the listener: none is bound that nobody has a lane for.
+    fn grant(&mut self, id: WorkerId, wanted: &ListenRequest) -> Result<(), Refusal> {
+        let lane_id = self.free_lane(id)?;
+        let index = self.find_or_make(id, &wanted.wish)?;
+        let opened = self.open_lane(id, lane_id, index, wanted);
+        self.note_deserted();
+        opened
+    }
+
+    fn free_lane(&mut self, id: WorkerId) -> Result<LaneId, Refusal> {
+        let ended = |worker: &Worker| {
+            let ended = worker.lanes().filter(|(_, lane)| lane.phase() == Phase::Ended);
+            ended.map(|(lane_id, _)| lane_id).collect::<Vec<_>>()
+        };
+        // What it gave back through one of them would be lost with it.
+        for lane_id in self.workers.get(id).map(ended).unwrap_or_default() {
+            self.hear_from_below(id, lane_id);
+        }
+        let free = self.workers.get_mut(id).and_then(Worker::free_lane);
+        free.map_or_else(|| refusal(Errno::EMFILE, format!("a worker can have {LANES_MAX} listeners")), Ok)
     }
 
     fn find_or_make(&mut self, id: WorkerId, wish: &ListenWish) -> Result<usize, Refusal> {
@@ -196,12 +221,15 @@ impl Primary {
     }
 
     /// Answers with a new lane of a listener.
-    fn open_lane(&mut self, id: WorkerId, index: usize, wanted: &ListenRequest) -> Result<(), Refusal> {
+    fn open_lane(
+        &mut self,
+        id: WorkerId,
+        lane_id: LaneId,
+        index: usize,
+        wanted: &ListenRequest,
+    ) -> Result<(), Refusal> {
         let bounds = self.bounds(id, &wanted.wish);
         let Some(worker) = self.workers.get_mut(id) else { return Ok(()) };
-        let Some(lane_id) = worker.free_lane() else {
-            return refusal(Errno::EMFILE, format!("a worker can have {LANES_MAX} listeners"));
-        };
         let no_descriptor = |error| Refusal {
             errno: Errno::ENFILE,
             reason: format!("the primary has no file descriptor left: {error}"),
@@ -272,6 +300,7 @@ impl Primary {
             if let Some(lane) = self.workers.lane_mut(id, lane_id) {
                 lane.end();
             }
+            self.note_deserted();
         }
     }
 

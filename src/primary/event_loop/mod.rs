@@ -16,7 +16,7 @@ use super::lifecycle;
 use super::listeners::{BindError, Counters, Listener};
 use super::output::{OpenError, Outputs};
 use super::reexec::{CarriedSocket, Trial};
-use super::settings::{Settings, WORKERS_MAX};
+use super::settings::{Inherited, Settings, WORKERS_MAX};
 use super::supervisor::{Event, Outcome, Stop, Supervisor};
 use super::workers::{Register, Worker};
 use crate::protocol::ids::{LaneId, WorkerId};
@@ -122,6 +122,11 @@ impl Primary {
         let mut primary = Self::new(settings, Poll::new()?, outputs)?;
         for spec in primary.settings.listeners.clone() {
             primary.declare(&spec)?;
+        }
+        for Inherited { fd, name } in &primary.settings.inherited {
+            if let Some(name) = name {
+                log::warn!("fd:{fd} was passed as systemd:{name} and is not declared [its clients wait]: --listen it");
+            }
         }
         primary.name = primary.settings.name_with(primary.listeners.first().map(Listener::address));
         Ok(primary)
