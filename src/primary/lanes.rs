@@ -350,9 +350,9 @@ mod tests {
         assert!(!lane.is_deserted(), "it waits untaken");
         let theirs = board.lane(LaneId(0));
         assert!(matches!(worker_end.take(Wait::Never), Ok(Took::Connection(..))));
-        theirs.count_taken(None);
+        let _ = theirs.count_taken(None);
         worker_end.give_back(&record, connection.as_fd()).unwrap();
-        theirs.count_closed();
+        let _ = theirs.count_closed();
         worker_end.kick();
         assert!(!lane.is_deserted(), "it waits to be heard");
         assert!(matches!(lane.primary_end.hear(), Some(FromBelow::GivenBack(..))));
