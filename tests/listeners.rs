@@ -5,11 +5,14 @@
 
 mod support;
 
+use std::io::Read;
 use std::net::{TcpListener, TcpStream};
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixListener;
 
+use croupier::worker::Listener;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use support::http::{self, Client};
 use support::roles;
 use support::script::{self, Scripted, ask, free_port, scripted, who};
@@ -181,6 +184,41 @@ fn what_a_worker_asks_for_that_is_told_to_finish_does_not_stay_bound() {
     assert_nobody_listens(&address);
     scripted.go_on("end");
     scripted.end();
+}
+
+#[test]
+fn worker_that_closes_before_it_takes() {
+    if roles::plays("worker_that_closes_before_it_takes") {
+        let worker = roles::join();
+        // More often than there are lanes.
+        for _ in 0..30 {
+            let listener = Listener::bind("127.0.0.1:0").unwrap();
+            let _taken = TcpStream::connect(listener.address()).unwrap();
+            let taken = listener.accept().unwrap().unwrap();
+            let mut untaken = TcpStream::connect(listener.address()).unwrap();
+            wait_readable(listener.as_fd());
+            drop(listener);
+            assert_eq!(untaken.read(&mut [0]).unwrap(), 0, "it sees the end although the worker keeps its lane");
+            drop(taken);
+        }
+        roles::say("all of them were closed");
+        wait_readable(worker.drain_fd());
+        std::process::exit(0);
+    }
+}
+
+fn wait_readable(fd: BorrowedFd<'_>) {
+    poll(&mut [PollFd::new(fd, PollFlags::POLLIN)], PollTimeout::NONE).unwrap();
+}
+
+#[test]
+fn what_is_untaken_when_a_listener_closes_ends_and_holds_nothing() {
+    let role = "worker_that_closes_before_it_takes";
+    let mut run = support::undeclared(&["--workers", "1"]);
+    run.arg(format!("--env={}={role}", roles::ROLE)).arg("--").args(roles::command(role));
+    let mut croupier = Croupier::spawn(run);
+    croupier.log().wait_for("all of them were closed");
+    assert_eq!(croupier.terminate(), Some(0));
 }
 
 #[test]

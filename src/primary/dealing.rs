@@ -10,7 +10,7 @@ use nix::errno::Errno;
 use super::lanes::Lane;
 use super::listeners::{Listener, Next};
 use super::policy::Choice;
-use super::returned::{CameBack, Candidate};
+use super::returned::Candidate;
 use super::room::Impossible;
 use super::workers::Register;
 use crate::protocol::ids::{LaneId, Slot, WorkerId};
@@ -135,12 +135,9 @@ fn choice(slot: usize, worker: WorkerId, lane: &mut Lane, now: Monotonic) -> Res
     Ok(Choice { slot: Slot(slot as u32), worker, open, taken, untaken })
 }
 
-/// Tells the account of a lane that has ended, and whose worker lives, what has come out of its queue.
 fn counted(candidate: Candidate, workers: &mut Register) -> Candidate {
-    if let Some(CameBack { from, uncounted: Some(lane), .. }) = candidate.came_back
-        && let Some(lane) = workers.lane_mut(from, lane)
-    {
-        lane.count_received_back();
+    if let Some(came_back) = &candidate.came_back {
+        workers.count_received_back(came_back);
     }
     candidate
 }

@@ -488,23 +488,25 @@ impl Listener {
     }
 
     /// The quiet time of an ending may be over: handshakes that completed in it are in the backlog now. And nobody
-    /// waits for ever for a worker to take it.
-    pub fn let_time_pass(&mut self, now: Monotonic, redeal_timeout: Duration) {
+    /// waits for ever for a worker to take it: returns where those came from that were closed for that.
+    pub fn let_time_pass(&mut self, now: Monotonic, redeal_timeout: Duration) -> Vec<CameBack> {
         if let Some(rest) = &mut self.rest {
             rest.until = rest.until.filter(|until| now < *until);
         }
         let expired = self.returned.expire(redeal_timeout, now);
-        if expired > 0 {
-            self.counters.expired += expired as u64;
+        if !expired.is_empty() {
+            self.counters.expired += expired.len() as u64;
             log::warn!(
-                "listener={} connections={expired} came back and nobody took them within {redeal_timeout:?} [closed]",
-                self.address
+                "listener={} connections={} came back and nobody took them within {redeal_timeout:?} [closed]",
+                self.address,
+                expired.len()
             );
         }
         if matches!(self.ending, Some(Ending::Quieting { until }) if now >= until) {
             self.ending = Some(Ending::Emptying);
             self.readable = true;
         }
+        expired
     }
 
     /// Whether an ending has come to its end: everything that there was has been dealt.
@@ -524,9 +526,9 @@ impl Listener {
         !self.readable || self.socket.as_ref().is_none_or(Socket::is_backlog_empty)
     }
 
-    /// Closes the socket. Returns how many connections nobody took: their clients see the end. One that was inherited
-    /// is as it was for whoever else has it: systemd keeps it for the next start.
-    pub fn close(&mut self) -> usize {
+    /// Closes the socket. Returns where the connections came from that nobody took: their clients see the end. A socket
+    /// that was inherited is as it was for whoever else has it: systemd keeps it for the next start.
+    pub fn close(&mut self) -> Vec<CameBack> {
         self.deserted_since = None;
         let is_inherited = matches!(self.wanted, Address::Fd(_) | Address::Systemd(_));
         let filtered = self.socket.take().filter(|_| is_inherited && self.ending.is_some());

@@ -239,29 +239,33 @@ impl Returned {
         all.map(|it| it.at + if it.not_again { timeout.min(NOT_AGAIN_FOR) } else { timeout }).min()
     }
 
-    /// Closes those that have waited for `timeout`. Returns how many.
-    pub fn expire(&mut self, timeout: Duration, now: Monotonic) -> usize {
+    /// Closes those that have waited for `timeout`. Returns where each came from.
+    pub fn expire(&mut self, timeout: Duration, now: Monotonic) -> Vec<CameBack> {
         let is_over = |came_back: &CameBack| now >= came_back.at + timeout;
         for (.., came_back) in &mut self.held {
             came_back.not_again &= now < came_back.at + NOT_AGAIN_FOR;
         }
-        let before = self.held.len();
-        self.held.retain(|(.., came_back)| !is_over(came_back));
-        let mut expired = before - self.held.len();
+        let mut expired = Vec::new();
+        self.held.retain(|(.., came_back)| {
+            let over = is_over(came_back);
+            expired.extend(over.then_some(*came_back));
+            !over
+        });
         self.queues.retain(|queue| {
             let over = is_over(&queue.came_back);
-            while over && let Ok(Some(_)) = queue.receive() {
-                expired += 1;
+            if over {
+                queue.empty(&mut expired);
             }
             !over
         });
         expired
     }
 
-    /// Closes all of them. Returns how many.
-    pub fn clear(&mut self) -> usize {
-        let dropped = self.held.len() + self.queues.iter().map(Queue::len).sum::<usize>();
-        *self = Self::default();
+    /// Closes all of them. Returns where each came from.
+    pub fn clear(&mut self) -> Vec<CameBack> {
+        let Self { held, queues } = std::mem::take(self);
+        let mut dropped: Vec<CameBack> = held.iter().map(|(.., came_back)| *came_back).collect();
+        queues.iter().for_each(|queue| queue.empty(&mut dropped));
         dropped
     }
 }
@@ -280,6 +284,13 @@ impl Queue {
         match &self.end {
             QueueEnd::Untaken(end) => end.untaken(),
             QueueEnd::GivenBack(end) => usize::from(end.peek().is_some()),
+        }
+    }
+
+    /// Closes everything in it. Dropping our end would not, as long as the worker keeps its own.
+    fn empty(&self, closed: &mut Vec<CameBack>) {
+        while let Ok(Some(Candidate { came_back, .. })) = self.receive() {
+            closed.extend(came_back);
         }
     }
 
@@ -432,7 +443,7 @@ mod tests {
         returned.hold(record(1), some_fd(), came_back(A));
         let due = returned.deadline(NOT_AGAIN_FOR * 30).unwrap();
         assert_eq!(due, came_back(A).at + NOT_AGAIN_FOR);
-        assert_eq!(returned.expire(NOT_AGAIN_FOR * 30, due), 0);
+        assert!(returned.expire(NOT_AGAIN_FOR * 30, due).is_empty());
         assert_eq!(returned.deadline(NOT_AGAIN_FOR * 30), Some(came_back(A).at + NOT_AGAIN_FOR * 30));
         assert_eq!(next(&mut returned, Some(A)), Some(1));
     }
@@ -444,8 +455,9 @@ mod tests {
         returned.inherit_untaken(untaken(&[2, 3]), (A, LaneId(0)), Monotonic { ns: 5 });
         let timeout = Duration::from_nanos(10);
         assert_eq!(returned.deadline(timeout), Some(Monotonic { ns: 11 }));
-        assert_eq!(returned.expire(timeout, Monotonic { ns: 11 }), 1);
-        assert_eq!(returned.expire(timeout, Monotonic { ns: 15 }), 2);
+        assert_eq!(returned.expire(timeout, Monotonic { ns: 11 }).len(), 1);
+        let expired = returned.expire(timeout, Monotonic { ns: 15 });
+        assert_eq!(expired.iter().map(|it| it.uncounted).collect::<Vec<_>>(), [Some(LaneId(0)); 2]);
         assert!(returned.is_empty() && returned.deadline(timeout).is_none());
     }
 }

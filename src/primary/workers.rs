@@ -10,6 +10,7 @@ use super::lanes::{self, Figures, Lane, Phase};
 use super::lifecycle::{Event, OutOfTurn, State};
 use super::recycle::Limits;
 use super::reexec::baggage::{self, Baggage};
+use super::returned::CameBack;
 use super::room::Bounds;
 use serde::{Deserialize, Serialize};
 
@@ -136,6 +137,14 @@ impl Register {
     /// One lane of one worker.
     pub fn lane_mut(&mut self, id: WorkerId, lane: LaneId) -> Option<&mut Lane> {
         self.workers.get_mut(&id)?.lane_mut(lane)
+    }
+
+    /// Tells the account of a lane that has ended, and whose worker lives, that a connection has come out of the queue
+    /// that it left to its listener.
+    pub fn count_received_back(&mut self, came_back: &CameBack) {
+        if let Some(lane) = came_back.uncounted.and_then(|lane| self.lane_mut(came_back.from, lane)) {
+            lane.count_received_back();
+        }
     }
 
     /// As [`iter`](Self::iter).

@@ -190,8 +190,10 @@ impl Primary {
         self.refuse_reload_requests();
         for listener in &mut self.listeners {
             let dropped = listener.close();
-            if dropped > 0 {
-                log::warn!("listener={} closed connections={dropped} that nobody had taken", listener.address());
+            dropped.iter().for_each(|it| self.workers.count_received_back(it));
+            if !dropped.is_empty() {
+                let (address, count) = (listener.address(), dropped.len());
+                log::warn!("listener={address} closed connections={count} that nobody had taken");
             }
         }
     }

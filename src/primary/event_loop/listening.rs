@@ -419,6 +419,8 @@ impl Primary {
             return;
         }
         let dropped = listener.close();
-        log::info!("listener={} closed: no worker listens there [connections={dropped} ended]", listener.address());
+        dropped.iter().for_each(|it| self.workers.count_received_back(it));
+        let (address, count) = (listener.address(), dropped.len());
+        log::info!("listener={address} closed: no worker listens there [connections={count} ended]");
     }
 }

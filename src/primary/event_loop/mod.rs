@@ -275,7 +275,8 @@ impl Primary {
             }
         }
         for listener in &mut self.listeners {
-            listener.let_time_pass(now, self.settings.redeal_timeout);
+            let closed = listener.let_time_pass(now, self.settings.redeal_timeout);
+            closed.iter().for_each(|it| self.workers.count_received_back(it));
         }
         if self.next_look.is_some_and(|at| now >= at) {
             self.look_for_stalls(now);
