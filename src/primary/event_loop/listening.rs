@@ -322,6 +322,10 @@ impl Primary {
         let now = Monotonic::now();
         worker.ready_since = Some(now);
         log::info!("worker={id} pid={} listening on {address}", worker.process.pid());
+        // It may be the one that they wait for, and is about to ask for them too.
+        for since in self.listeners.iter_mut().filter_map(|listener| listener.deserted_since.as_mut()) {
+            *since = now;
+        }
         if self.unasked_at.is_none() && id.0 <= self.settings.plan.worker_count {
             self.unasked_at = Some(now + UNASKED_AFTER);
         }

@@ -357,7 +357,7 @@ impl Primary {
                     self.decide(Event::ReloadRequested);
                 }
                 Signal::SIGTTIN => self.scale(signal, self.supervisor.worker_count() + 1),
-                Signal::SIGTTOU => self.scale(signal, self.supervisor.worker_count() - 1),
+                Signal::SIGTTOU => self.scale(signal, self.supervisor.worker_count().saturating_sub(1)),
                 Signal::SIGUSR2 => {
                     log::info!("signal={signal} [upgrading]");
                     self.upgrade_requested();
