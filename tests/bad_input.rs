@@ -128,7 +128,7 @@ fn bad_options_are_named_and_end_with_2() {
         (&["run", "-l", "[::1]:80,colour=red"], &["--listen", "\"colour\"", "policy=NAME"]),
         (&["run", "-l", "[::1]:80", "-l", "policy=source-hash"], &["--listen", "before any address", "ADDR,policy"]),
         (&["run", "--workers", "0"], &["--workers", "0", "auto"]),
-        (&["run", "--workers", "many"], &["--workers", "many", "auto"]),
+        (&["run", "--workers", "many"], &["--workers", "many", "auto", "croupier run --help"]),
         (&["run", "--queue-max", "0"], &["--queue-max"]),
         (&["run", "--queue-max", "257"], &["--queue-max", "256"]),
         (&["run", "--start-timeout", "30"], &["--start-timeout", "30s"]),

@@ -16,7 +16,7 @@ mod writer;
 
 use std::process::ExitCode;
 
-use clap::Parser;
+use clap::{CommandFactory, Parser};
 
 use arguments::{Arguments, Command, RunOptions};
 
@@ -93,7 +93,9 @@ fn usage(error: &clap::Error) -> ExitCode {
     let missing: Vec<&str> = lines.clone().take_while(|line| line.starts_with(['<', '['])).collect();
     let tip = lines.find_map(|line| line.strip_prefix("tip: "));
     let mut line = [vec![what.as_str()], missing].concat().join(" ");
-    line += &tip.map_or_else(|| "; see croupier --help".into(), |tip| format!("; {tip}"));
+    let subcommand = std::env::args().nth(1).filter(|name| Arguments::command().find_subcommand(name).is_some());
+    let help = || format!("; see croupier {}--help", subcommand.map_or(String::new(), |name| name + " "));
+    line += &tip.map_or_else(help, |tip| format!("; {tip}"));
     log_writer::say(&line);
     ExitCode::from(Exit::Usage as u8)
 }
