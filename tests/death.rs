@@ -22,7 +22,7 @@ fn killed_workers_leave_no_zombie_and_are_replaced_in_their_slots_under_new_ids(
         let started = croupier.started();
         let Started { id, pid, slot } = *started.iter().rfind(|worker| worker.slot == round % 2).unwrap();
         kill_worker(pid, Signal::SIGKILL);
-        croupier.log().wait_for(&format!("worker={id} pid={pid} exited signal=9"));
+        croupier.log().wait_for(&format!("worker={id} pid={pid} exited signal=9 state=ready"));
         let new = croupier.wait_started(2 + round);
         assert_eq!(new.slot, slot, "the replacement inherits the slot");
         croupier.log().wait_for(&format!("worker={} pid={} listening on", new.id, new.pid));

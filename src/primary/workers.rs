@@ -62,6 +62,8 @@ pub struct Worker {
     /// When it first listened.
     pub ready_since: Option<Monotonic>,
     state: State,
+    /// Where it stood when its channel ended.
+    last_state: Option<State>,
     lanes: Vec<Option<Lane>>,
 }
 
@@ -83,6 +85,8 @@ pub struct Saved {
     open_files_max: u64,
     ready_since: Option<Monotonic>,
     state: State,
+    #[serde(default)]
+    last_state: Option<State>,
     lanes: Vec<Option<lanes::Saved>>,
 }
 
@@ -205,6 +209,7 @@ impl Worker {
             open_files_max: 0,
             ready_since: None,
             state: State::Starting,
+            last_state: None,
             lanes: Vec::new(),
         }
     }
@@ -226,6 +231,7 @@ impl Worker {
             open_files_max: self.open_files_max,
             ready_since: self.ready_since,
             state: self.state,
+            last_state: self.last_state,
             lanes: self.lanes.iter().map(|lane| lane.as_ref().map(|lane| lane.save(baggage))).collect(),
         }
     }
@@ -249,6 +255,7 @@ impl Worker {
             open_files_max: saved.open_files_max,
             ready_since: saved.ready_since,
             state: saved.state,
+            last_state: saved.last_state,
             lanes: lanes.collect::<io::Result<_>>()?,
             board,
         })
@@ -264,8 +271,17 @@ impl Worker {
     /// # Errors
     /// [`OutOfTurn`]: nothing has changed.
     pub fn apply(&mut self, event: Event) -> Result<(), OutOfTurn> {
-        self.state = self.state.after(event)?;
+        let after = self.state.after(event)?;
+        let before = std::mem::replace(&mut self.state, after);
+        if self.state == State::Disconnected {
+            self.last_state.get_or_insert(before);
+        }
         Ok(())
+    }
+
+    /// Where it stood when its channel ended, for people: a dying process closes its channel first.
+    pub fn last_state(&self) -> State {
+        self.last_state.unwrap_or(self.state)
     }
 
     /// Sends a signal to the worker. If the process that was started is not the one that said hello, a shell stands in

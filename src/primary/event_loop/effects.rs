@@ -316,7 +316,7 @@ impl Primary {
         let Some(mut worker) = self.workers.remove(id) else { return };
         let figures = self.bring_back(&mut worker);
         self.note_deserted();
-        let (pid, state) = (worker.process.pid(), worker.state().name());
+        let (pid, state) = (worker.process.pid(), worker.last_state().name());
         if worker.ready_since.is_none() {
             let exited = || format!("it exited before it listened ({exit})");
             self.last_failure.get_or_insert_with(exited);
