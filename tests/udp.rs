@@ -8,6 +8,7 @@ use std::collections::BTreeSet;
 use std::net::UdpSocket;
 use std::os::fd::OwnedFd;
 
+use support::roles;
 use support::script::{self, Scripted, free_port, scripted};
 use support::{Croupier, DEADLINE, Directory};
 
@@ -104,6 +105,32 @@ fn closing_and_binding_again_at_once_works_and_the_last_close_frees_the_port() {
     assert_ne!(scripted.address("p", 1), scripted.address("q", 1));
     drop(UdpSocket::bind(&address).unwrap());
     scripted.end();
+}
+
+#[test]
+fn worker_that_binds_again_and_again() {
+    if roles::plays("worker_that_binds_again_and_again") {
+        let worker = roles::join();
+        for _ in 0..500 {
+            drop(worker.bind_udp(&roles::variable(ADDRESS)).unwrap());
+        }
+        roles::say("bound every time");
+        worker.disconnect().unwrap();
+        std::process::exit(0);
+    }
+}
+
+const ADDRESS: &str = "CROUPIER_TEST_ADDRESS";
+
+#[test]
+fn an_address_is_free_when_the_last_of_several_workers_has_dropped_it() {
+    let role = "worker_that_binds_again_and_again";
+    let mut run = support::undeclared(&["--workers", "3", "--respawn", "never"]);
+    run.arg(format!("--env={ADDRESS}=127.0.0.1:{}", free_port()));
+    run.arg(format!("--env={}={role}", roles::ROLE)).arg("--").args(roles::command(role));
+    let mut croupier = Croupier::spawn(run);
+    assert_eq!(croupier.wait_exit(), Some(0));
+    assert_eq!(croupier.log().count("bound every time"), 3);
 }
 
 #[test]

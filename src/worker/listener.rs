@@ -55,12 +55,13 @@ enum Source {
     /// Connections are dealt.
     Lane(Membership),
     /// This process accepts from the primary's own socket (policy `shared`) until the lane ends.
-    Shared(Membership, Socket),
+    Shared(Socket, Membership),
     /// There is no primary, or it is not asked.
     Own(Socket),
 }
 
-/// A lane, and whom to tell when it closes.
+/// A lane, and whom to tell when it closes: the primary, at the latest when this is dropped. A socket of the primary's
+/// is to be dropped before that: whoever asks for its address next finds it free.
 #[derive(Debug)]
 pub(super) struct Membership {
     pub(super) lane: Arc<Lane>,
@@ -117,6 +118,12 @@ impl Membership {
         if self.lane.close() {
             self.worker.say_close(self.lane.id);
         }
+    }
+}
+
+impl Drop for Membership {
+    fn drop(&mut self) {
+        self.close();
     }
 }
 
@@ -322,7 +329,7 @@ impl Listener {
         let Granted { lane, address, socket } = granted;
         let membership = Membership { lane, worker, address };
         let source = match socket {
-            Some(socket) => Source::Shared(membership, Socket::from_fd(socket)?),
+            Some(socket) => Source::Shared(Socket::from_fd(socket)?, membership),
             None => Source::Lane(membership),
         };
         Ok(Self { source, registered: None, alone_under: None })
@@ -357,8 +364,8 @@ impl Listener {
     pub fn try_accept(&self) -> io::Result<Option<Connection>> {
         match &self.source {
             Source::Lane(Membership { lane, .. }) => take(lane, Wait::Never),
-            Source::Shared(Membership { lane, .. }, _) if lane.has_ended() => Ok(None),
-            Source::Shared(Membership { lane, .. }, socket) => {
+            Source::Shared(_, Membership { lane, .. }) if lane.has_ended() => Ok(None),
+            Source::Shared(socket, Membership { lane, .. }) => {
                 let (stream, peer) = socket.accept()?;
                 Ok(Some(Connection::shared(stream, peer, Arc::clone(lane))))
             }
@@ -409,7 +416,7 @@ impl Listener {
     /// The address that clients connect to, in the form of `--listen`.
     pub fn address(&self) -> String {
         match &self.source {
-            Source::Lane(membership) | Source::Shared(membership, _) => membership.address.clone(),
+            Source::Lane(membership) | Source::Shared(_, membership) => membership.address.clone(),
             Source::Own(socket) => socket.address(),
         }
     }
@@ -421,7 +428,7 @@ impl Listener {
 
     fn membership(&self) -> Option<&Membership> {
         match &self.source {
-            Source::Lane(membership) | Source::Shared(membership, _) => Some(membership),
+            Source::Lane(membership) | Source::Shared(_, membership) => Some(membership),
             Source::Own(_) => None,
         }
     }
@@ -431,7 +438,7 @@ impl Listener {
     pub fn end_fd(&self) -> Option<BorrowedFd<'_>> {
         match &self.source {
             Source::Lane(_) => None,
-            Source::Shared(Membership { lane, .. }, _) => Some(lane.as_fd()),
+            Source::Shared(_, Membership { lane, .. }) => Some(lane.as_fd()),
             Source::Own(_) => self.alone_under.as_ref().map(Worker::drain_fd),
         }
     }
@@ -440,7 +447,7 @@ impl Listener {
     fn is_to_end(&self) -> bool {
         match &self.source {
             Source::Lane(_) => false,
-            Source::Shared(Membership { lane, .. }, _) => lane.has_ended(),
+            Source::Shared(_, Membership { lane, .. }) => lane.has_ended(),
             Source::Own(_) => self.alone_under.as_ref().is_some_and(|worker| worker.drain().is_some()),
         }
     }
@@ -476,7 +483,7 @@ impl AsFd for Listener {
     fn as_fd(&self) -> BorrowedFd<'_> {
         match &self.source {
             Source::Lane(Membership { lane, .. }) => lane.as_fd(),
-            Source::Shared(_, socket) | Source::Own(socket) => socket.as_fd(),
+            Source::Shared(socket, _) | Source::Own(socket) => socket.as_fd(),
         }
     }
 }
@@ -513,6 +520,5 @@ impl Drop for Listener {
         if let Some(registry) = self.registered.take() {
             let _ = event::Source::deregister(self, &registry);
         }
-        self.close();
     }
 }

@@ -19,6 +19,7 @@ use crate::sys::fd_passing;
 /// the primary, which closes the socket after its last worker.
 #[derive(Debug)]
 pub struct UdpSocket {
+    // Before the membership, which tells the primary that it is closed.
     socket: std::net::UdpSocket,
     membership: Option<Membership>,
     /// This process bound it itself although it has a primary: it ends when the primary says so.
@@ -71,8 +72,8 @@ impl UdpSocket {
         self.socket.send_to(datagram, to)
     }
 
-    /// Tells the primary that this worker wants no more datagrams: every thread that waits gets the end. Without a
-    /// primary it does nothing: drop the socket.
+    /// Tells the primary that this worker wants no more datagrams: every thread that waits gets the end. The address is
+    /// free once it is dropped too. Without a primary it does nothing: drop the socket.
     pub fn close(&self) {
         if let Some(membership) = &self.membership {
             membership.close();
@@ -192,9 +193,6 @@ impl Drop for UdpSocket {
     fn drop(&mut self) {
         if let Some(registry) = self.registered.take() {
             let _ = event::Source::deregister(self, &registry);
-        }
-        if let Some(membership) = &self.membership {
-            membership.close();
         }
     }
 }
