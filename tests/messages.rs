@@ -6,8 +6,7 @@
 mod support;
 
 use std::fs::File;
-use std::io::{ErrorKind, IoSlice, Read, Write};
-use std::mem::MaybeUninit;
+use std::io::{ErrorKind, Read, Write};
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, OwnedFd};
 
@@ -20,7 +19,6 @@ use croupier::protocol::control::{self, FromWorker, MESSAGES_UNREAD_MAX, PACKET_
 use croupier::protocol::ids::WorkerId;
 use croupier::worker::event_loop::{EventLoop, Exchange, Next, Server};
 use croupier::worker::{ListenOptions, Message, Worker};
-use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg};
 
 use support::embedded::{self, Embedded};
 use support::{Croupier, Directory, http, processes, roles, wait_until};
@@ -398,11 +396,7 @@ fn worker_that_sends_too_many_descriptors() {
             [(&br#"{"type":"sing"}"#[..], 1, "unasked"), (br#"{"type":"message","body":"253"}"#, 253, "surplus")]
         {
             let (reader, writer) = nix::unistd::pipe().unwrap();
-            let fds = vec![writer.as_fd(); count];
-            let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(253))];
-            let mut control = SendAncillaryBuffer::new(&mut space);
-            assert!(control.push(SendAncillaryMessage::ScmRights(&fds)));
-            sendmsg(&channel, &[IoSlice::new(packet)], &mut control, SendFlags::empty()).unwrap();
+            roles::send_with(channel.as_fd(), packet, &vec![writer.as_fd(); count]);
             drop(writer);
             File::from(reader).read_to_end(&mut Vec::new()).unwrap();
             say(&format!("{what}: closed"));

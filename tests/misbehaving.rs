@@ -4,18 +4,22 @@
 
 mod support;
 
-use std::os::fd::AsFd;
+use std::io::Write;
+use std::net::{TcpListener, TcpStream};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::time::Duration;
 
 use croupier::protocol::bootstrap::WORKER_ID;
 use croupier::protocol::control::{FromPrimary, FromWorker};
 use croupier::protocol::control_channel::{ControlChannel, Incoming};
 use croupier::protocol::ids::LaneId;
+use croupier::protocol::record::{Kind, Record};
+use nix::sys::signal::Signal;
 use nix::sys::socket::{Shutdown, shutdown};
 
 use support::http::{self, Client};
 use support::roles::{self, Bare};
-use support::{Croupier, Directory};
+use support::{Croupier, Directory, processes};
 
 /// Says when the first worker is to misbehave, and how.
 const TRIGGER: &str = "CROUPIER_TEST_TRIGGER";
@@ -48,6 +52,20 @@ fn messages_out_of_turn_end_a_worker_and_nobody_else() {
 fn garbage_on_its_deal_channel_ends_a_worker_and_nobody_else() {
     for mode in ["deal: wrong byte", "deal: long", "deal: a descriptor"] {
         is_ended_and_nobody_notices(mode, "it sent garbage on a deal channel");
+    }
+}
+
+/// Closing the last copy of a socket that lingers sleeps until its data is acknowledged: here never.
+#[test]
+fn a_lingering_socket_with_what_no_worker_says_holds_nobody_up() {
+    for (mode, why) in [
+        ("control: no JSON, a lingering socket", "not a message"),
+        ("control: empty, a lingering socket", "not a message"),
+        ("control: too long, a lingering socket", "a packet of more than 65536 bytes"),
+        ("deal: a lingering socket", "it sent garbage on a deal channel"),
+        ("deal: a lingering socket that it was never dealt", "it gave back a connection that it was never dealt"),
+    ] {
+        is_ended_and_nobody_notices(mode, why);
     }
 }
 
@@ -150,14 +168,14 @@ fn the_flood_drowns_nobody(mode: &str) {
     for _ in 0..100 {
         assert_eq!(http::get(&address).unwrap().status, 200);
     }
-    croupier.signal(nix::sys::signal::Signal::SIGTERM);
+    croupier.signal(Signal::SIGTERM);
     croupier.wait_exit();
 }
 
 /// The address of the only TCP socket that the process listens on, as the kernel tells it.
 fn listening_address(pid: i32) -> String {
     let find = || {
-        let sockets: Vec<String> = support::processes::descriptors(pid)
+        let sockets: Vec<String> = processes::descriptors(pid)
             .into_iter()
             .filter_map(|fd| std::fs::read_link(format!("/proc/{pid}/fd/{fd}")).ok())
             .filter_map(|link| Some(link.to_str()?.strip_prefix("socket:[")?.strip_suffix(']')?.to_owned()))
@@ -225,6 +243,22 @@ fn flood(bare: &Bare, mode: &str) {
     } {}
 }
 
+/// Sends a packet with a socket that nobody else has any more when the primary receives it.
+fn send_lingering(channel: BorrowedFd<'_>, packet: &[u8]) {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let mut lingering = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+    let (never_read, _) = listener.accept().unwrap();
+    lingering.set_nonblocking(true).unwrap();
+    while lingering.write(&[0; 65_536]).is_ok() {}
+    socket2::SockRef::from(&lingering).set_linger(Some(Duration::from_secs(3600))).unwrap();
+    let primary = nix::unistd::getppid().as_raw();
+    processes::stop(primary);
+    roles::send_with(channel, packet, &[lingering.as_fd()]);
+    drop(lingering);
+    processes::send(primary, Signal::SIGCONT);
+    std::mem::forget(never_read); // it stays open as long as this process
+}
+
 fn misbehave(bare: &Bare, mode: &str) {
     let (control, deal) = (bare.channel.as_fd(), bare.end.as_fd());
     match mode {
@@ -241,8 +275,15 @@ fn misbehave(bare: &Bare, mode: &str) {
             let channel = ControlChannel::from_fd(deal.try_clone_to_owned().unwrap());
             channel.send(&"a message of the other channel", Some(std::io::stdin().as_fd())).unwrap();
         }
+        "control: no JSON, a lingering socket" => send_lingering(control, b"{"),
+        "control: empty, a lingering socket" => send_lingering(control, b""),
+        "control: too long, a lingering socket" => send_lingering(control, &[b' '; 70_000]),
+        "deal: a lingering socket" => send_lingering(deal, &[1; 1000]),
+        "deal: a lingering socket that it was never dealt" => {
+            let record = Record { kind: Kind::Connection, sequence: u64::MAX, ..Record::probe() };
+            send_lingering(deal, &record.encode());
+        }
         "deal: shut" => {
-            use std::os::fd::AsRawFd;
             shutdown(deal.as_raw_fd(), Shutdown::Both).unwrap();
             roles::say("worker=1 is shut");
         }
@@ -263,7 +304,7 @@ fn misbehave(bare: &Bare, mode: &str) {
                 }
             }
         }
-        "hang up" => shutdown(std::os::fd::AsRawFd::as_raw_fd(&control), Shutdown::Both).unwrap(),
+        "hang up" => shutdown(control.as_raw_fd(), Shutdown::Both).unwrap(),
         other => panic!("unknown mode {other}"),
     }
 }

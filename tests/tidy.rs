@@ -299,7 +299,7 @@ fn http_stays_out_of_the_event_loop(source: &Source) -> Vec<Finding> {
     found.map(|(line, path)| source.finding(line, format!("`{path}` here: send a command to the event loop"))).collect()
 }
 
-const PURE_FILES: [&str; 17] = [
+const PURE_FILES: [&str; 18] = [
     "src/primary/scheduler.rs",
     "src/primary/policy/mod.rs",
     "src/primary/policy/least_connections.rs",
@@ -310,6 +310,7 @@ const PURE_FILES: [&str; 17] = [
     "src/primary/supervisor/mod.rs",
     "src/primary/supervisor/rollout.rs",
     "src/primary/stall.rs",
+    "src/primary/hearing.rs",
     "src/primary/recycle.rs",
     "src/primary/output/lines.rs",
     "src/protocol/body.rs",

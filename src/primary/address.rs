@@ -26,6 +26,9 @@ pub enum Address {
     Systemd(String),
 }
 
+/// How much of a text that is no address is repeated to people.
+const SHOWN_MAX: usize = 100;
+
 /// A text that is no address. Its message says what one looks like.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{text:?} is not an address: {why}; write HOST:PORT, [IPV6]:PORT, unix:PATH, fd:N or systemd:NAME")]
@@ -38,7 +41,11 @@ impl FromStr for Address {
     type Err = BadAddress;
 
     fn from_str(text: &str) -> Result<Self, BadAddress> {
-        let bad = |why| BadAddress { text: text.to_owned(), why };
+        let bad = |why| BadAddress { text: text.chars().take(SHOWN_MAX).collect(), why };
+        // It stands in log lines, and workers send them too.
+        if text.contains(char::is_control) {
+            return Err(bad("there is a control character in it"));
+        }
         if let Some(path) = text.strip_prefix("unix:") {
             return if path.is_empty() { Err(bad("the path is empty")) } else { Ok(Address::Unix(path.into())) };
         }
@@ -163,10 +170,15 @@ mod tests {
             ("fd:2", "number from 3"),
             ("fd:x", "number from 3"),
             ("systemd:", "name is empty"),
+            ("vsock:2:80", "brackets"),
+            ("[fe80::1%lo]:80", "brackets"),
+            ("unix:/tmp/a\nERROR everything is lost", "control character"),
+            ("systemd:\u{1b}[2J", "control character"),
+            (&"x".repeat(100_000), "no port"),
         ];
         for (text, reason) in cases {
             let error = text.parse::<Address>().unwrap_err().to_string();
-            assert!(error.contains(reason), "{error}");
+            assert!(error.contains(reason) && error.len() < 300 && !error.contains(char::is_control), "{error}");
         }
     }
 }

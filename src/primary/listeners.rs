@@ -155,9 +155,9 @@ impl BindError {
         Self { address: address.clone(), what, source }
     }
 
-    /// For a program, which has no options to change.
-    pub(super) fn plainly(&self) -> String {
-        format!("listen on {}: {}", self.address, self.source)
+    /// Without advice: for a program, which has no options to change.
+    pub(super) fn plainly(&self) -> &io::Error {
+        &self.source
     }
 
     /// The system's own word for it.

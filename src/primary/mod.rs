@@ -6,6 +6,7 @@
 //!                              policy      who gets it, of those with room
 //!                              room        who has room
 //!                              stall       who does not take
+//!                              hearing     who has talked enough
 //!                              lifecycle   where a worker stands
 //!                              supervisor  which workers there should be
 //! ```
@@ -20,6 +21,7 @@ mod dealing;
 mod dialect;
 mod event_loop;
 pub mod events;
+mod hearing;
 mod lanes;
 mod lifecycle;
 pub mod listener_spec;

@@ -100,7 +100,9 @@ impl Socket {
             Ok(SockType::Stream) if name.family() == Some(AddressFamily::Unix) => {
                 let listener = mio::net::UnixListener::from_std(fd.into());
                 let local = listener.local_addr()?;
-                let address = Address::Unix(local.as_pathname().unwrap_or(Path::new("?")).to_owned());
+                // For people: nobody binds it again.
+                let path = local.as_pathname().filter(|path| !path.to_string_lossy().contains(char::is_control));
+                let address = Address::Unix(path.unwrap_or(Path::new("?")).to_owned());
                 Ok((Socket::Unix(listener, None), address))
             }
             Ok(SockType::Stream) if is_ip => {

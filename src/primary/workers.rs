@@ -6,6 +6,7 @@ use std::os::fd::{AsFd, RawFd};
 use std::sync::Arc;
 
 use super::dialect::native::{self, Native};
+use super::hearing::Hearing;
 use super::lanes::{self, Figures, Lane, Phase};
 use super::lifecycle::{Event, OutOfTurn, State};
 use super::recycle::Limits;
@@ -43,6 +44,8 @@ pub struct Worker {
     pub process: Process,
     /// How it is spoken to.
     pub dialect: Native,
+    /// How much of the primary's time it has taken by talking.
+    pub hearing: Hearing,
     /// Its scoreboard.
     pub board: Arc<Scoreboard>,
     /// Its end was asked for, by itself or by the primary: it did not come by itself.
@@ -199,6 +202,7 @@ impl Worker {
             generation,
             process,
             dialect,
+            hearing: Hearing::default(),
             board,
             started_at: Monotonic::now(),
             limits,
@@ -246,6 +250,7 @@ impl Worker {
             generation: saved.generation,
             process: Process::inherited(saved.pid, baggage::unpack(saved.pidfd)?),
             dialect: Native::restore(saved.dialect)?,
+            hearing: Hearing::default(),
             limits: saved.limits,
             due_since: saved.due_since,
             is_voluntary: saved.is_voluntary,

@@ -23,8 +23,9 @@
 //! **Messages** are the programs' own, in order with everything else; one may have one descriptor attached, of any
 //! kind. A worker must always read this channel, because orders come through it, so unread messages need another
 //! bound: the primary sends [`MESSAGES_UNREAD_MAX`] and then only as many as the worker says that it has consumed. A
-//! worker that never says so gets that many. The other way round the kernel's queue is the bound: the primary always
-//! reads, and a worker that writes faster sleeps in sendmsg(2).
+//! worker that never says so gets that many. The other way round the kernel's queue is the bound: the primary reads at
+//! once, unless what the worker says has lately taken more than a tenth of the primary's time. A worker that writes
+//! faster than that sleeps in sendmsg(2).
 
 use std::borrow::Cow;
 

@@ -111,13 +111,14 @@ impl ControlChannel {
             }
             other => other?,
         };
-        if received.len == 0 && fd_passing::peer_has_ended(self.socket.as_fd())? {
-            return Ok(Packet::End);
+        let is_end = received.len == 0 && fd_passing::peer_has_ended(self.socket.as_fd())?;
+        if !is_end && !received.truncated {
+            return Ok(Packet::Whole(&buffer[..received.len], received.fd));
         }
-        if received.truncated {
-            return Ok(Packet::TooLong);
+        if let Some(unasked) = received.fd {
+            fd_passing::close_at_once(unasked);
         }
-        Ok(Packet::Whole(&buffer[..received.len], received.fd))
+        Ok(if is_end { Packet::End } else { Packet::TooLong })
     }
 }
 

@@ -105,7 +105,12 @@ impl PrimaryEnd {
             (record, fd) => match (Record::decode(record), fd) {
                 (Ok(record), Some(fd)) if record.kind == Kind::Connection => Some(FromBelow::GivenBack(record, fd)),
                 (Ok(record), None) if record.kind == Kind::Connection => Some(FromBelow::Lost(record)),
-                _ => Some(FromBelow::Malformed),
+                (_, fd) => {
+                    if let Some(unasked) = fd {
+                        fd_passing::close_at_once(unasked);
+                    }
+                    Some(FromBelow::Malformed)
+                }
             },
         }
     }

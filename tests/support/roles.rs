@@ -1,7 +1,8 @@
 //! Workers that are the test program itself. It is started again with the name of one of its test functions; that
 //! function plays the worker when [`ROLE`] names it, and otherwise returns at once.
 
-use std::io::{self, Write};
+use std::io::{self, IoSlice, Write};
+use std::mem::MaybeUninit;
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -16,6 +17,7 @@ use croupier::protocol::ids::{LaneId, WorkerId};
 use croupier::protocol::scoreboard::{LaneBoard, Scoreboard};
 use croupier::worker::event_loop::{EventLoop, Exchange, Next, Server};
 use croupier::worker::{ListenOptions, Listener, Worker};
+use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg};
 
 use super::{Croupier, Directory, http};
 
@@ -238,6 +240,14 @@ pub fn send_raw(socket: BorrowedFd<'_>, packet: &[u8]) {
     use std::os::fd::AsRawFd;
     let flags = nix::sys::socket::MsgFlags::MSG_NOSIGNAL;
     nix::sys::socket::send(socket.as_fd().as_raw_fd(), packet, flags).unwrap();
+}
+
+/// The same with descriptors, 253 at most.
+pub fn send_with(socket: BorrowedFd<'_>, packet: &[u8], fds: &[BorrowedFd<'_>]) {
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(253))];
+    let mut control = SendAncillaryBuffer::new(&mut space);
+    assert!(control.push(SendAncillaryMessage::ScmRights(fds)));
+    sendmsg(socket, &[IoSlice::new(packet)], &mut control, SendFlags::NOSIGNAL).unwrap();
 }
 
 /// Says a line on stderr, which is croupier's log, in one piece: `eprintln!` writes every part of it separately, and

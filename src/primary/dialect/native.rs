@@ -37,15 +37,6 @@ pub struct Saved {
     unconsumed: u32,
 }
 
-/// Something that was heard, and how many bytes it was.
-#[derive(Debug)]
-pub struct Heard {
-    /// What.
-    pub said: Said,
-    /// How much of the turn's budget it is.
-    pub bytes: usize,
-}
-
 impl Native {
     /// A new channel, and the end that the worker inherits.
     ///
@@ -81,16 +72,14 @@ impl Native {
 
     /// What the worker said next, or `None` when there is nothing more for now. A descriptor that comes with anything
     /// but a message is closed.
-    pub fn hear(&mut self, buffer: &mut Buffer) -> Option<Heard> {
+    pub fn hear(&mut self, buffer: &mut Buffer) -> Option<Said> {
         let (packet, fd) = match self.channel.receive_packet(&mut buffer.0, Wait::Never) {
             Ok(Packet::Whole(packet, fd)) => (packet, fd),
-            Ok(Packet::TooLong) => {
-                return Some(Heard { said: Said::Garbage(Malformed::too_long().reason), bytes: PACKET_MAX_BYTES });
-            }
+            Ok(Packet::TooLong) => return Some(Said::Garbage(Malformed::too_long().reason)),
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => return None,
-            Ok(Packet::End) | Err(_) => return Some(Heard { said: Said::End, bytes: 0 }),
+            Ok(Packet::End) | Err(_) => return Some(Said::End),
         };
-        let said = match control::decode(packet) {
+        Some(match control::decode(packet) {
             Ok(FromWorker::Message { body }) => Said::Message { body, fd },
             decoded => {
                 if let Some(unasked) = fd {
@@ -98,8 +87,7 @@ impl Native {
                 }
                 decoded.map_or_else(|malformed| Said::Garbage(malformed.reason), |message| self.said(message))
             }
-        };
-        Some(Heard { said, bytes: packet.len() })
+        })
     }
 
     fn said(&mut self, message: FromWorker) -> Said {

@@ -54,6 +54,8 @@ impl Primary {
 
     /// A worker returned a live connection.
     fn take_back(&mut self, id: WorkerId, lane_id: LaneId, record: Record, connection: OwnedFd) {
+        // First of all: whatever becomes of it, closing it must not sleep.
+        let prepared = returned::prepare(&connection);
         let Some(lane) = self.workers.lane_mut(id, lane_id) else { return };
         let listener = &mut self.listeners[lane.listener];
         if record.sequence == 0 || record.sequence > self.sequence {
@@ -62,7 +64,7 @@ impl Primary {
         if listener.is_closed() {
             return log::debug!("connection={} given back after the listener's end [closed]", record.sequence);
         }
-        if let Err(why) = returned::prepare(&connection) {
+        if let Err(why) = prepared {
             return log::debug!("connection={} given back by worker={id}: {why} [closed]", record.sequence);
         }
         listener.returned.hold(record, connection, came_back(Reason::GivenBack, id));

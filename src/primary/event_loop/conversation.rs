@@ -8,54 +8,87 @@ use mio::unix::SourceFd;
 use super::Primary;
 use crate::primary::dialect::Said;
 use crate::primary::events;
+use crate::primary::hearing::HEARD_PER_TURN;
 use crate::primary::lifecycle::{self, State};
 use crate::primary::supervisor::Event;
-use crate::protocol::control::{IdleRule, PACKET_MAX_BYTES};
+use crate::protocol::control::IdleRule;
 use crate::protocol::ids::WorkerId;
+use crate::protocol::time::Monotonic;
 
 /// How much of a text of a worker is repeated to people.
 const ECHO_MAX: usize = 200;
-/// How much of one worker is heard in one turn of the loop: dealing goes on between the turns.
-const HEARD_PER_TURN: usize = 64;
-/// The same in bytes, that is four of the largest packets; one more may be begun below it.
-const HEARD_BYTES_PER_TURN: usize = 4 * PACKET_MAX_BYTES;
+/// How many packets of a dead worker are heard. Its channel holds less; a child that it left behind may go on writing.
+const LAST_WORDS_MAX: usize = 1024;
 
 impl Primary {
+    /// Hears what a worker has to say, for one turn and not before its time. The rest comes with
+    /// [`hear_the_rest`](Self::hear_the_rest).
     pub(super) fn hear_worker(&mut self, id: WorkerId) {
-        let mut bytes_left = HEARD_BYTES_PER_TURN;
-        for _ in 0..HEARD_PER_TURN {
-            let Some(worker) = self.workers.get_mut(id).filter(|it| it.state() != State::Disconnected) else { return };
-            let Some(heard) = worker.dialect.hear(&mut self.buffer) else { return };
-            log::debug!("worker={id} said={:?}", heard.said);
-            match heard.said {
-                Said::Hello { pid, open_files_max } => self.welcome(id, pid, open_files_max),
-                Said::Listen(request) => self.listen(id, &request),
-                Said::Listening(lane) => self.listening(id, lane),
-                Said::ListeningAlone(address) => self.listening_alone(id, &echo(&address)),
-                Said::Close(lane) => self.close_lane_as_told(id, lane),
-                Said::Message { body, fd } => self.pass_on(id, body, fd),
-                Said::Consumed => {}
-                Said::Disconnect => self.wants_to_leave(id),
-                Said::Unknown => log::debug!("worker={id} said something of a newer version [ignored]"),
-                Said::Garbage(why) => return self.end_worker(id, &echo(&why)),
-                Said::End => return self.disconnected(id),
-            }
-            bytes_left = bytes_left.saturating_sub(heard.bytes);
-            if bytes_left == 0 {
-                break;
-            }
+        let begin = Monotonic::now();
+        let Some(worker) = self.workers.get(id) else { return };
+        let is_heard = worker.hearing.resumes_at() <= begin;
+        let (mut has_more, mut now) = (true, begin);
+        while is_heard && has_more && now.since(begin) < HEARD_PER_TURN {
+            has_more = self.hear_once(id);
+            now = Monotonic::now();
         }
-        // It may have been heard for its turn and for an event: still one more turn, not two.
-        if !self.more_to_hear.contains(&id) {
+        if let Some(worker) = self.workers.get_mut(id) {
+            worker.hearing.took(begin, now);
+        }
+        if has_more && !self.more_to_hear.contains(&id) {
             self.more_to_hear.push(id);
         }
     }
 
-    /// Those that had more to say than one turn allows.
+    /// When somebody who has more to say is to be heard again.
+    pub(super) fn hearing_deadline(&self) -> Option<Monotonic> {
+        let talkers = self.more_to_hear.iter().filter_map(|id| self.workers.get(*id));
+        talkers.map(|worker| worker.hearing.resumes_at()).min()
+    }
+
+    /// Those that had more to say, as far as it is their time.
     pub(super) fn hear_the_rest(&mut self) {
         for id in std::mem::take(&mut self.more_to_hear) {
             self.hear_worker(id);
         }
+    }
+
+    /// Hears a dead worker to the end.
+    pub(super) fn hear_last_words(&mut self, id: WorkerId) {
+        for _ in 0..LAST_WORDS_MAX {
+            if !self.hear_once(id) {
+                break;
+            }
+        }
+    }
+
+    /// False if there is nothing more to hear for now.
+    fn hear_once(&mut self, id: WorkerId) -> bool {
+        let Some(worker) = self.workers.get_mut(id).filter(|it| it.state() != State::Disconnected) else {
+            return false;
+        };
+        let Some(said) = worker.dialect.hear(&mut self.buffer) else { return false };
+        log::debug!("worker={id} said={said:?}");
+        match said {
+            Said::Hello { pid, open_files_max } => self.welcome(id, pid, open_files_max),
+            Said::Listen(request) => self.listen(id, &request),
+            Said::Listening(lane) => self.listening(id, lane),
+            Said::ListeningAlone(address) => self.listening_alone(id, &echo(&address)),
+            Said::Close(lane) => self.close_lane_as_told(id, lane),
+            Said::Message { body, fd } => self.pass_on(id, body, fd),
+            Said::Consumed => {}
+            Said::Disconnect => self.wants_to_leave(id),
+            Said::Unknown => log::debug!("worker={id} said something of a newer version [ignored]"),
+            Said::Garbage(why) => {
+                self.end_worker(id, &echo(&why));
+                return false;
+            }
+            Said::End => {
+                self.disconnected(id);
+                return false;
+            }
+        }
+        true
     }
 
     /// An answer could not be sent. A worker that has gone says so by its exit; one that does not read is ended.

@@ -33,10 +33,6 @@ const DUE_LOOK_EVERY: Duration = Duration::from_millis(250);
 /// When a worker whose replacement failed is tried again.
 pub(super) const DUE_AGAIN: Duration = Duration::from_secs(30);
 
-/// In how many turns a dead worker is heard to the end. Its channel holds less than that; a child that it left behind
-/// may go on writing.
-const LAST_WORDS_TURNS: u32 = 16;
-
 /// Errors of starting a worker that trying again does not mend: they are the command's, or the user's it is to run as.
 const NEVER_STARTS: [Errno; 7] =
     [Errno::ENOENT, Errno::EACCES, Errno::ENOEXEC, Errno::ENOTDIR, Errno::E2BIG, Errno::EPERM, Errno::EINVAL];
@@ -305,12 +301,7 @@ impl Primary {
         }
         self.outputs.worker_ended(id, Monotonic::now());
         // What it said before it died, in particular which lanes it had closed: all of it, it is not getting more.
-        self.hear_worker(id);
-        for _ in 0..LAST_WORDS_TURNS {
-            let Some(again) = self.more_to_hear.iter().position(|it| *it == id) else { break };
-            self.more_to_hear.remove(again);
-            self.hear_worker(id);
-        }
+        self.hear_last_words(id);
         // Somebody else may hold its end of the channel open: a child that it forked.
         self.disconnected(id);
         let Some(mut worker) = self.workers.remove(id) else { return };

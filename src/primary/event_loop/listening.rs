@@ -146,7 +146,7 @@ impl Primary {
         };
         let address: Address = match text.parse() {
             Ok(address) => address,
-            Err(error) => return refusal(Errno::EINVAL, echo(&format!("{error}"))),
+            Err(error) => return refusal(Errno::EINVAL, error.to_string()),
         };
         let meant = (0..self.listeners.len()).filter(|it| self.listeners[*it].answers_to(&address, wish));
         let meant: Vec<usize> = meant.collect();
@@ -214,7 +214,9 @@ impl Primary {
         };
         let listener = match bound {
             Ok(listener) => listener,
-            Err(error) => return refusal(Errno::from_raw(error.errno()), echo(&error.plainly())),
+            Err(error) => {
+                return refusal(Errno::from_raw(error.errno()), format!("listen on {name}: {}", error.plainly()));
+            }
         };
         log::info!("listener={} bound for worker={id}", listener.address());
         self.add_listener(listener).map_err(|error| Refusal { errno: Errno::ENFILE, reason: error.to_string() })

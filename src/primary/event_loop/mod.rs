@@ -81,7 +81,7 @@ pub struct Primary {
     next_due_look: Option<Monotonic>,
     /// Lanes with connections that were given back and could not be received yet.
     unheard: Vec<(WorkerId, LaneId)>,
-    /// Workers that had more to say than one turn allows.
+    /// Workers that have more to say than they have been heard.
     more_to_hear: Vec<WorkerId>,
     /// Workers for which packets wait although their channels may have room.
     unsent: Vec<WorkerId>,
@@ -217,7 +217,6 @@ impl Primary {
                 self.outputs.finish();
                 return Ok(Ending { outcome, last_failure: self.last_failure });
             }
-            let more = more || !self.more_to_hear.is_empty();
             let timeout = if more { Some(Duration::ZERO) } else { self.timeout() };
             match self.poll.poll(&mut events, timeout) {
                 Err(error) if error.kind() != io::ErrorKind::Interrupted => return Err(error),
@@ -253,6 +252,7 @@ impl Primary {
             self.next_due_look,
             self.deserted_deadline(),
             self.outputs.deadline(),
+            self.hearing_deadline(),
             trial,
         ];
         let due = of_listeners.chain(others.into_iter().flatten()).min()?;
