@@ -50,6 +50,14 @@ pub struct Settings {
     pub invocation: Option<Invocation>,
     /// What a worker is.
     pub command: Command,
+    /// The limit of open files of workers; `None`: the primary's.
+    pub open_files: Option<OpenFiles>,
+    /// Whose workers are; `None`: the primary's user and groups. Needs a primary of root's.
+    pub identity: Option<Identity>,
+    /// Where the standard output of workers goes.
+    pub stdout: Destination,
+    /// Where their standard error goes.
+    pub stderr: Destination,
     /// How many there are, when they are replaced, and how long things may take.
     pub plan: Plan,
 }
@@ -63,8 +71,8 @@ pub struct Inherited {
     pub name: Option<String>,
 }
 
-/// How a worker is started.
-#[derive(Debug, Clone)]
+/// What a worker executes, with what, and where.
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Command {
     /// Looked up in `PATH` if it has no slash.
     pub program: OsString,
@@ -74,14 +82,6 @@ pub struct Command {
     pub variables: Vec<(OsString, OsString)>,
     /// `None`: the primary's.
     pub directory: Option<PathBuf>,
-    /// `None`: the primary's.
-    pub open_files: Option<OpenFiles>,
-    /// Whose workers are; `None`: the primary's user and groups. Needs a primary of root's.
-    pub identity: Option<Identity>,
-    /// Where their standard output goes.
-    pub stdout: Destination,
-    /// Where their standard error goes.
-    pub stderr: Destination,
 }
 
 /// The queue of the socket itself takes 278 records at the default buffer size; `queue_max` must stay below.
@@ -89,6 +89,15 @@ pub const QUEUE_MAX_LIMIT: u32 = 256;
 
 /// The default of [`Settings::queue_max`]: see "Benchmarks" in the README for how it was chosen.
 pub const QUEUE_MAX_DEFAULT: u32 = 64;
+
+/// The default of [`BindOptions::backlog`].
+pub const BACKLOG_DEFAULT: u32 = 4096;
+
+/// The default of [`Settings::stall_after`].
+pub const STALL_AFTER_DEFAULT: Duration = Duration::from_millis(100);
+
+/// The default of [`Settings::redeal_timeout`].
+pub const REDEAL_TIMEOUT_DEFAULT: Duration = Duration::from_secs(30);
 
 /// The most listeners that workers have the primary make, over all of them. Above it they are refused with `ENFILE`.
 pub const LISTENERS_MAX: usize = 1024;
@@ -103,6 +112,34 @@ pub const OPEN_FILES_RESERVED: u64 = 64;
 pub const NAME_MAX_BYTES: usize = 64;
 
 impl Settings {
+    /// Workers of this command, one per CPU that this process may use, and the defaults of the README's table. Nothing is
+    /// declared: workers get what they ask for.
+    pub fn of(command: Command) -> Self {
+        // Affinity and cgroup quota are taken into account by the standard library.
+        let cpu_count = std::thread::available_parallelism().map_or(1, |count| count.get() as u32);
+        Self {
+            name: None,
+            listeners: Vec::new(),
+            policy: PolicyKind::RoundRobin,
+            bind: BindOptions { backlog: BACKLOG_DEFAULT, ipv6_only: false, unix_mode: None },
+            declared_only: false,
+            inherited: Vec::new(),
+            queue_max: QUEUE_MAX_DEFAULT,
+            connections_max: None,
+            stall_after: STALL_AFTER_DEFAULT,
+            hang_timeout: None,
+            redeal_timeout: REDEAL_TIMEOUT_DEFAULT,
+            recycle: Recycle::default(),
+            invocation: None,
+            command,
+            open_files: None,
+            identity: None,
+            stdout: Destination::Inherit,
+            stderr: Destination::Inherit,
+            plan: Plan::of(cpu_count),
+        }
+    }
+
     /// The name as given, else `croupier-ADDRESS-PORT` of the first listener, with the port of `bound` if the kernel
     /// was to choose; `croupier-PID` if that is longer than [`NAME_MAX_BYTES`].
     pub fn name_with(&self, bound: Option<&Address>) -> String {

@@ -17,7 +17,6 @@ use crate::primary::lanes::Figures;
 use crate::primary::lifecycle;
 use crate::primary::output::Stream;
 use crate::primary::recycle::Usage;
-use crate::primary::settings::Command;
 use crate::primary::supervisor::{Effect, Ended, Event, KillReason, ReloadEnd};
 use crate::primary::workers::Worker;
 use crate::protocol::bootstrap;
@@ -25,6 +24,7 @@ use crate::protocol::control::IdleRule;
 use crate::protocol::ids::{Slot, WorkerId};
 use crate::protocol::scoreboard::Scoreboard;
 use crate::protocol::time::Monotonic;
+use crate::sys::identity::Identity;
 use crate::sys::process::{Exit, Launch, Process};
 use crate::sys::signals::Signal;
 
@@ -79,7 +79,7 @@ impl Primary {
             }
             Err(error) => {
                 let permanent = error.raw_os_error().is_some_and(|it| NEVER_STARTS.contains(&Errno::from_raw(it)));
-                let why = why_not_started(&error, &self.settings.command);
+                let why = why_not_started(&error, self.settings.identity.as_ref());
                 self.last_failure = Some(why.clone());
                 self.decide(Event::StartFailed { slot, permanent });
                 if self.supervisor.is_running() {
@@ -92,12 +92,12 @@ impl Primary {
     pub(super) fn try_start_worker(&mut self, id: WorkerId, slot: Slot) -> io::Result<i32> {
         let board = Scoreboard::create()?;
         let (dialect, channel) = Native::pair()?;
-        let command = &self.settings.command;
+        let (command, identity) = (&self.settings.command, self.settings.identity.as_ref());
         let mut variables = command.variables.clone();
         variables.extend(bootstrap::variables(channel.as_raw_fd(), id, self.supervisor.generation()));
         let mut output = |stream| {
             let token = Source::Output(id, stream).token();
-            self.outputs.for_worker(id, stream, command.identity.as_ref(), self.poll.registry(), token)
+            self.outputs.for_worker(id, stream, identity, self.poll.registry(), token)
         };
         let (stdout, stderr) = (output(Stream::Stdout)?, output(Stream::Stderr)?);
         let process = Process::spawn(&Launch {
@@ -108,8 +108,8 @@ impl Primary {
             channel: channel.as_fd(),
             stdout,
             stderr,
-            open_files: command.open_files,
-            identity: command.identity.as_ref(),
+            open_files: self.settings.open_files,
+            identity,
         })?;
         let registry = self.poll.registry();
         let (control, exit) = (Source::Control(id).token(), Source::Exit(id).token());
@@ -348,8 +348,8 @@ impl Primary {
 }
 
 /// What went wrong, with what another user has to do with it.
-fn why_not_started(error: &io::Error, command: &Command) -> String {
-    match (&command.identity, error.raw_os_error().map(Errno::from_raw)) {
+fn why_not_started(error: &io::Error, identity: Option<&Identity>) -> String {
+    match (identity, error.raw_os_error().map(Errno::from_raw)) {
         (Some(identity), Some(Errno::EACCES)) => {
             format!("{error} for {identity} (the program, and every directory above it, must be open to that user)")
         }

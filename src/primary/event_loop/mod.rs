@@ -118,7 +118,7 @@ impl Primary {
     /// # Errors
     /// [`StartError`]; what was bound is released again.
     pub fn bind(settings: Settings) -> Result<Self, StartError> {
-        let outputs = Outputs::open(&settings.command.stdout, &settings.command.stderr)?;
+        let outputs = Outputs::open(&settings.stdout, &settings.stderr)?;
         let mut primary = Self::new(settings, Poll::new()?, outputs)?;
         for spec in primary.settings.listeners.clone() {
             primary.declare(&spec)?;
