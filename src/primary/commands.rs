@@ -17,9 +17,11 @@ use crossbeam_channel::{Receiver, Sender, TrySendError, bounded};
 use mio::{Registry, Token, Waker};
 
 use super::events::{self, Event, Subscriber};
-use super::settings::WORKERS_MAX;
+use super::settings::{self, Settings, Variable, WORKERS_MAX};
 use super::status::{Glance, Scaled, Status};
 use super::supervisor::Stop;
+#[cfg(doc)]
+use super::supervisor::Plan;
 use crate::protocol::body::Body;
 use crate::protocol::control::{MESSAGES_UNREAD_MAX, PACKET_MAX_BYTES};
 use crate::protocol::ids::WorkerId;
@@ -43,8 +45,16 @@ pub enum Command {
     Scale(Scale, Answer<Result<Scaled, Refused>>),
     /// End. The answer comes at once.
     Stop(Stop, Answer<()>),
+    /// Start one worker more, of the command without a group, with these variables besides. It has a slot of its own, and
+    /// who is started there later has the same ones. The answer comes once its process runs, or does not.
+    Fork(Vec<Variable>, Answer<Result<WorkerId, Refused>>),
+    /// Have other commands for workers that are started from now on.
+    Change(Change, Answer<()>),
     /// Replace one worker: it finishes what it is doing.
     Disconnect(WorkerId, Answer<Result<(), Refused>>),
+    /// Have no workers: all of them finish, and nobody follows. The answer comes when those that there are have ended, or
+    /// before the end of the primary. Only for a primary that [outlives its workers](Plan::outlives_workers).
+    DisconnectAll(Answer<Result<(), Refused>>),
     /// Send one worker a signal that is to end it, SIGKILL to its whole process group. It is replaced as if it had
     /// ended by itself. One that has ended already, or is about to, and is not forgotten yet is no error.
     Kill(WorkerId, Signal, Answer<Result<(), Refused>>),
@@ -66,6 +76,9 @@ pub enum Command {
     Subscribe(Subscriber),
 }
 
+/// A change of commands, made in the event loop: it must neither block nor panic.
+pub struct Change(Box<dyn FnMut(&mut settings::Command) + Send>);
+
 /// Where an answer goes. Dropping it unused tells that none will come, if the receiver can tell.
 pub struct Answer<T>(Box<dyn FnOnce(T) + Send>);
 
@@ -79,8 +92,16 @@ pub enum Refused {
     #[error("there is no worker {0}")]
     NoSuchWorker(WorkerId),
     /// So many workers are not possible.
-    #[error("{0} workers are not possible: give 1 to {WORKERS_MAX}")]
-    OutOfRange(i64),
+    #[error("{wanted} workers are not possible: give {least} to {WORKERS_MAX}")]
+    OutOfRange {
+        /// So many.
+        wanted: i64,
+        /// The fewest that are possible.
+        least: u32,
+    },
+    /// The process of a worker could not be started.
+    #[error("start a worker: {0}")]
+    NotStarted(String),
     /// A reload stopped.
     #[error("the new worker failed: {0}; the old ones go on")]
     NotReady(String),
@@ -166,6 +187,24 @@ impl<T> Answer<T> {
 impl<T> fmt::Debug for Answer<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("Answer")
+    }
+}
+
+impl Change {
+    /// `change` is called once for every command, the one without a group first.
+    pub fn new(change: impl FnMut(&mut settings::Command) + Send + 'static) -> Self {
+        Self(Box::new(change))
+    }
+
+    /// Makes it.
+    pub(super) fn make(mut self, settings: &mut Settings) {
+        settings.commands_mut().for_each(|command| (self.0)(command));
+    }
+}
+
+impl fmt::Debug for Change {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Change")
     }
 }
 

@@ -1,6 +1,7 @@
 //! What a primary is to do. Plain data, already validated by whoever made it.
 
 use std::ffi::OsString;
+use std::io;
 use std::os::fd::RawFd;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -13,6 +14,7 @@ use super::recycle::Recycle;
 use super::reexec::Invocation;
 pub use super::socket::BindOptions;
 use super::supervisor::Plan;
+use crate::protocol::ids::Slot;
 use crate::sys::identity::Identity;
 use crate::sys::limits::OpenFiles;
 
@@ -48,8 +50,10 @@ pub struct Settings {
     pub recycle: Recycle,
     /// How this process was started, for an upgrade in place; `None`: there is none.
     pub invocation: Option<Invocation>,
-    /// What a worker is.
+    /// What a worker is, unless its slot is a group's.
     pub command: Command,
+    /// Workers with commands of their own. They have the first slots: `plan.worker_count` counts them too.
+    pub groups: Vec<Group>,
     /// The limit of open files of workers; `None`: the primary's.
     pub open_files: Option<OpenFiles>,
     /// Whose workers are; `None`: the primary's user and groups. Needs a primary of root's.
@@ -71,6 +75,18 @@ pub struct Inherited {
     pub name: Option<String>,
 }
 
+/// Some workers among others.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Group {
+    /// What these are.
+    pub command: Command,
+    /// How many.
+    pub worker_count: u32,
+}
+
+/// A variable of the environment: its name and its value.
+pub type Variable = (OsString, OsString);
+
 /// What a worker executes, with what, and where.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Command {
@@ -79,7 +95,7 @@ pub struct Command {
     /// Without the program's own name.
     pub arguments: Vec<OsString>,
     /// Added to the environment of the primary.
-    pub variables: Vec<(OsString, OsString)>,
+    pub variables: Vec<Variable>,
     /// `None`: the primary's.
     pub directory: Option<PathBuf>,
 }
@@ -132,6 +148,7 @@ impl Settings {
             recycle: Recycle::default(),
             invocation: None,
             command,
+            groups: Vec::new(),
             open_files: None,
             identity: None,
             stdout: Destination::Inherit,
@@ -158,6 +175,21 @@ impl Settings {
         given.filter(|name| name.len() <= NAME_MAX_BYTES).unwrap_or_else(|| format!("croupier-{}", std::process::id()))
     }
 
+    /// What the worker of `slot` executes.
+    pub fn command_of(&self, slot: Slot) -> &Command {
+        let mut slot_count = 0;
+        let own = self.groups.iter().find(|group| {
+            slot_count += group.worker_count;
+            slot.0 < slot_count
+        });
+        own.map_or(&self.command, |group| &group.command)
+    }
+
+    /// All of them, the one without a group first.
+    pub fn commands_mut(&mut self) -> impl Iterator<Item = &mut Command> {
+        std::iter::once(&mut self.command).chain(self.groups.iter_mut().map(|group| &mut group.command))
+    }
+
     /// The policy of this name, if it is among these settings or built in.
     pub fn policy_named(&self, name: &str) -> Option<PolicyKind> {
         let own = self.listeners.iter().filter_map(|spec| spec.policy.as_ref()).chain([&self.policy]);
@@ -166,6 +198,36 @@ impl Settings {
 }
 
 impl Command {
+    /// This program, without arguments, in this process's directory and with its environment.
+    pub fn new(program: impl Into<OsString>) -> Self {
+        Self { program: program.into(), arguments: Vec::new(), variables: Vec::new(), directory: None }
+    }
+
+    /// This program itself once more, in another part: how it knows is up to `arguments` and `variables`.
+    ///
+    /// # Errors
+    /// As [`std::env::current_exe`].
+    pub fn of_this_program() -> io::Result<Self> {
+        Ok(Self::new(std::env::current_exe()?))
+    }
+
+    /// With one more argument.
+    pub fn argument(mut self, argument: impl Into<OsString>) -> Self {
+        self.arguments.push(argument.into());
+        self
+    }
+
+    /// With this variable, whatever its value in this process.
+    pub fn variable(mut self, name: impl Into<OsString>, value: impl Into<OsString>) -> Self {
+        self.variables.push((name.into(), value.into()));
+        self
+    }
+
+    /// In this directory.
+    pub fn directory(self, directory: impl Into<PathBuf>) -> Self {
+        Self { directory: Some(directory.into()), ..self }
+    }
+
     /// The command as a person would type it, for logs and errors.
     pub fn display(&self) -> String {
         let words = std::iter::once(&self.program).chain(&self.arguments);

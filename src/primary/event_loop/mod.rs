@@ -1,5 +1,6 @@
 //! The primary's one loop: readiness becomes an event, a pure file decides, the effect is carried out here.
 
+use std::collections::BTreeMap;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd};
 use std::time::{Duration, SystemTime};
@@ -16,14 +17,14 @@ use super::lifecycle;
 use super::listeners::{BindError, Counters, Listener};
 use super::output::{OpenError, Outputs};
 use super::reexec::{CarriedSocket, Trial};
-use super::settings::{Inherited, Settings, WORKERS_MAX};
+use super::settings::{Inherited, Settings, Variable, WORKERS_MAX};
 use super::supervisor::{Event, Outcome, Stop, Supervisor};
 use super::workers::{Register, Worker};
-use crate::protocol::ids::{LaneId, WorkerId};
+use crate::protocol::ids::{LaneId, Slot, WorkerId};
 use crate::protocol::time::Monotonic;
 use crate::sys::process;
 use crate::sys::signals::{Signal, Signals};
-use commands::ReloadRequests;
+use commands::{Departure, ReloadRequests};
 use token::Source;
 
 mod coming_back;
@@ -49,6 +50,9 @@ pub struct Primary {
     signals: Option<Signals>,
     commands: Inbox,
     reload_requests: ReloadRequests,
+    /// The variables of slots that were forked.
+    forked: BTreeMap<Slot, Vec<Variable>>,
+    departures: Vec<Departure>,
     /// The socket of whoever lets others command this primary, kept for the next image.
     control: Option<CarriedSocket>,
     /// A lane knows its listener by its index, so a closed one stays until no lane does.
@@ -140,6 +144,8 @@ impl Primary {
             started_unix_seconds: since_epoch.as_secs(),
             commands: Inbox::new(poll.registry(), Source::Commands.token())?,
             reload_requests: ReloadRequests::default(),
+            forked: BTreeMap::new(),
+            departures: Vec::new(),
             control: None,
             supervisor: Supervisor::new(settings.plan),
             next_due_look: (!settings.recycle.is_off()).then_some(now),

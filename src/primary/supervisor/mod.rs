@@ -68,6 +68,8 @@ pub enum Event {
     ReloadRequested,
     /// Somebody wants this many workers.
     ScaleRequested(u32),
+    /// Somebody has had a worker started beside those that there should be, in a [free slot](Supervisor::free_slot).
+    Forked(Slot, WorkerId),
     /// A worker has reached one of the limits after which it is to be replaced.
     RecycleDue(WorkerId),
     /// Somebody wants this worker to finish.
@@ -256,6 +258,7 @@ impl Supervisor {
             Event::Exited(worker, ended) => self.exited(worker, ended, now, &mut effects),
             Event::ReloadRequested => self.reload_requested(now, &mut effects),
             Event::ScaleRequested(worker_count) => self.scale_requested(worker_count, now, &mut effects),
+            Event::Forked(slot, worker) => self.forked(slot, worker, now, &mut effects),
             Event::RecycleDue(worker) => self.recycle_due(worker),
             Event::DisconnectRequested(worker) => self.disconnect_requested(worker, now, &mut effects),
             Event::LeaveRequested(worker) => self.leave_requested(worker, now, &mut effects),
@@ -590,7 +593,7 @@ impl Supervisor {
             _ => false,
         });
         let nobody_left = nobody_left && self.leaving.is_empty() && self.starts_without_place == 0;
-        if !nobody_left || self.phase == Phase::Finished {
+        if !nobody_left || self.phase == Phase::Finished || self.is_running() && self.plan.outlives_workers {
             return;
         }
         if self.is_running() && self.plan.worker_count > 0 {

@@ -28,6 +28,9 @@ pub struct Plan {
     pub worker_count: u32,
     /// Whether an ended worker is replaced.
     pub respawn: Respawn,
+    /// It goes on without any worker, until it is asked to stop or gives up; `worker_count` may be 0. Otherwise the end
+    /// of the last worker is the end of it all.
+    pub outlives_workers: bool,
     /// This many failures of workers that were never ready ...
     pub burst_max: u32,
     /// ... within this time, while nobody is ready, and croupier gives up.
@@ -45,11 +48,17 @@ pub struct Plan {
 }
 
 impl Plan {
+    /// The fewest workers that there may be.
+    pub const fn worker_count_min(&self) -> u32 {
+        if self.outlives_workers { 0 } else { 1 }
+    }
+
     /// So many workers, and the defaults of the README's table.
     pub const fn of(worker_count: u32) -> Self {
         Self {
             worker_count,
             respawn: Respawn::Always,
+            outlives_workers: false,
             burst_max: BURST_MAX,
             burst_window: BURST_WINDOW,
             start_timeout: START_TIMEOUT,
