@@ -19,9 +19,7 @@ pub(super) fn check(options: RunOptions) -> Result<(), Failure> {
     let settings = settings::resolve(options, inherited::find()?)?;
     settings::check_listeners(&settings)?;
     find_program(&settings)?;
-    for (stream, destination) in
-        [(Stream::Stdout, &settings.stdout), (Stream::Stderr, &settings.stderr)]
-    {
+    for (stream, destination) in [(Stream::Stdout, &settings.stdout), (Stream::Stderr, &settings.stderr)] {
         if let Destination::File(path) = destination {
             may_append(path).map_err(|why| {
                 Failure::new(Exit::Usage, format!("--{stream} {}: {why}; {APPEND_REMEDY}", path.display()))

@@ -19,9 +19,9 @@ use mio::{Registry, Token, Waker};
 use super::events::{self, Event, Subscriber};
 use super::settings::{self, Settings, Variable, WORKERS_MAX};
 use super::status::{Glance, Scaled, Status};
-use super::supervisor::Stop;
 #[cfg(doc)]
 use super::supervisor::Plan;
+use super::supervisor::Stop;
 use crate::protocol::body::Body;
 use crate::protocol::control::{MESSAGES_UNREAD_MAX, PACKET_MAX_BYTES};
 use crate::protocol::ids::WorkerId;

@@ -15,8 +15,8 @@ use super::reexec::Invocation;
 pub use super::socket::BindOptions;
 use super::supervisor::Plan;
 use crate::protocol::ids::Slot;
-use crate::sys::identity::Identity;
-use crate::sys::limits::OpenFiles;
+pub use crate::sys::identity::{Identity, Unknown};
+pub use crate::sys::limits::OpenFiles;
 
 /// The settings of one primary.
 #[derive(Debug, Clone)]

@@ -26,19 +26,19 @@ pub struct Embedded {
     address: String,
 }
 
+/// The command of a worker of `role`.
+pub fn command(role: &str) -> settings::Command {
+    let mut words = roles::command(role).into_iter();
+    let command = settings::Command::new(words.next().expect("it begins with the program"));
+    words.fold(command, settings::Command::argument).variable(roles::ROLE, role)
+}
+
 /// One worker of `role` on a port of the kernel's choice, which is not replaced when it ends.
 pub fn settings(role: &str) -> Settings {
-    let mut words = roles::command(role).into_iter().map(Into::into);
-    let command = settings::Command {
-        program: words.next().expect("it begins with the program"),
-        arguments: words.collect(),
-        variables: vec![(roles::ROLE.into(), role.into())],
-        directory: None,
-    };
     Settings {
         listeners: vec![listener("127.0.0.1:0")],
         plan: Plan { respawn: Respawn::Never, ..Plan::of(1) },
-        ..Settings::of(command)
+        ..Settings::of(command(role))
     }
 }
 

@@ -14,6 +14,7 @@ use super::dealing::{self, Stopped};
 use super::dialect::native::Buffer;
 use super::events::{self, Subscribers};
 use super::lifecycle;
+use super::listener_spec::BadListener;
 use super::listeners::{BindError, Counters, Listener};
 use super::output::{OpenError, Outputs};
 use super::reexec::{CarriedSocket, Trial};
@@ -94,7 +95,7 @@ pub struct Primary {
 }
 
 /// How a primary ended.
-#[derive(Debug)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Ending {
     /// Why.
     pub outcome: Outcome,
@@ -105,6 +106,9 @@ pub struct Ending {
 /// A primary could not be made.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
+    /// An address is none.
+    #[error(transparent)]
+    Listener(#[from] BadListener),
     /// An address could not be bound.
     #[error(transparent)]
     Bind(#[from] BindError),
