@@ -11,7 +11,7 @@ use std::fmt;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::str::FromStr;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crossbeam_channel::{Receiver, Sender, TrySendError, bounded};
 use mio::{Registry, Token, Waker};
@@ -161,7 +161,8 @@ pub struct BadScale(String);
 /// A handle on a running primary, for other threads. Clones talk to the same one.
 #[derive(Debug, Clone)]
 pub struct Remote {
-    commands: Sender<Command>,
+    /// `None`: the primary has ended.
+    commands: Arc<Mutex<Option<Sender<Command>>>>,
     waker: Arc<Waker>,
 }
 
@@ -243,7 +244,11 @@ impl Remote {
     /// # Errors
     /// [`Unsent`]; the command's answer is dropped.
     pub fn send(&self, command: Command) -> Result<(), Unsent> {
-        self.commands.try_send(command).map_err(|error| match error {
+        let sent = match &*self.lock() {
+            Some(commands) => commands.try_send(command),
+            None => return Err(Unsent::Ended),
+        };
+        sent.map_err(|error| match error {
             TrySendError::Full(_) => Unsent::Busy,
             TrySendError::Disconnected(_) => Unsent::Ended,
         })?;
@@ -273,6 +278,10 @@ impl Remote {
         Ok(receiver)
     }
 
+    fn lock(&self) -> MutexGuard<'_, Option<Sender<Command>>> {
+        self.commands.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn wake(&self) {
         // It fails only when the eventfd's counter is full, and then the loop is awake.
         let _ = self.waker.wake();
@@ -284,7 +293,7 @@ impl Inbox {
     pub(super) fn new(registry: &Registry, token: Token) -> io::Result<Self> {
         let waker = Arc::new(Waker::new(registry, token)?);
         let (sender, commands) = bounded(COMMANDS_MAX);
-        Ok(Self { commands, remote: Remote { commands: sender, waker } })
+        Ok(Self { commands, remote: Remote { commands: Arc::new(Mutex::new(Some(sender))), waker } })
     }
 
     pub(super) fn remote(&self) -> Remote {
@@ -304,8 +313,10 @@ impl Inbox {
 }
 
 impl Drop for Inbox {
-    /// A bounded channel keeps what is in it as long as it has senders: those who wait for answers would wait on.
+    /// A bounded channel keeps what is in it as long as it has senders: those who wait for answers would wait on. So
+    /// nothing more may come in, and then what is there is dropped.
     fn drop(&mut self) {
+        *self.remote.lock() = None;
         while self.commands.try_recv().is_ok() {}
     }
 }
@@ -348,5 +359,21 @@ mod tests {
         assert_eq!(remote.send(stop()), Err(Unsent::Ended));
         drop(sender);
         assert_eq!(receiver.iter().count(), 1, "the others' answers are dropped, not kept");
+    }
+
+    #[test]
+    fn whoever_asks_while_the_primary_ends_hears_of_the_end() {
+        for _ in 0..300 {
+            let poll = mio::Poll::new().unwrap();
+            let inbox = Inbox::new(poll.registry(), Token(1)).unwrap();
+            let remote = inbox.remote();
+            std::thread::scope(|scope| {
+                for _ in 0..3 {
+                    scope.spawn(|| while remote.ask(Command::Glance) != Err(Unsent::Ended) {});
+                }
+                while inbox.next().is_none() {}
+                drop(inbox);
+            });
+        }
     }
 }
