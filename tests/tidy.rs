@@ -308,6 +308,7 @@ const PURE_FILES: [&str; 18] = [
     "src/primary/room.rs",
     "src/primary/lifecycle.rs",
     "src/primary/supervisor/mod.rs",
+    "src/primary/supervisor/plan.rs",
     "src/primary/supervisor/rollout.rs",
     "src/primary/stall.rs",
     "src/primary/hearing.rs",

@@ -19,9 +19,7 @@ pub(super) fn check(options: RunOptions) -> Result<(), Failure> {
     let settings = settings::resolve(options, inherited::find()?)?;
     settings::check_listeners(&settings)?;
     find_program(&settings)?;
-    for (stream, destination) in
-        [(Stream::Stdout, &settings.command.stdout), (Stream::Stderr, &settings.command.stderr)]
-    {
+    for (stream, destination) in [(Stream::Stdout, &settings.stdout), (Stream::Stderr, &settings.stderr)] {
         if let Destination::File(path) = destination {
             may_append(path).map_err(|why| {
                 Failure::new(Exit::Usage, format!("--{stream} {}: {why}; {APPEND_REMEDY}", path.display()))
@@ -115,7 +113,7 @@ fn effective(settings: &Settings, control: Option<PathBuf>) -> String {
     if let Some(directory) = &command.directory {
         lines.push(format!("chdir = {}", text(&directory.display().to_string())));
     }
-    for (stream, destination) in [(Stream::Stdout, &command.stdout), (Stream::Stderr, &command.stderr)] {
+    for (stream, destination) in [(Stream::Stdout, &settings.stdout), (Stream::Stderr, &settings.stderr)] {
         let destination = match destination {
             Destination::Inherit => "inherit".into(),
             Destination::Null => "null".into(),
@@ -124,7 +122,7 @@ fn effective(settings: &Settings, control: Option<PathBuf>) -> String {
         };
         lines.push(format!("{stream} = {}", text(&destination)));
     }
-    if let Some(identity) = &command.identity {
+    if let Some(identity) = &settings.identity {
         let groups = serde_json::Value::from(identity.groups.as_slice());
         lines.push(format!("user = {}\ngroup = {}\n# groups: {groups}", identity.uid, identity.gid));
     }

@@ -52,7 +52,7 @@ pub(super) fn run(options: RunOptions) -> Result<(), Failure> {
         settings::check_listeners(&settings)?;
     }
     let raised = limits::raise_open_files().map_err(failed("raise the limit of open files"))?;
-    settings.command.open_files = state.as_ref().and_then(|state| state.open_files).or(Some(raised));
+    settings.open_files = state.as_ref().and_then(|state| state.open_files).or(Some(raised));
     let (command, shutdown_timeout) = (settings.command.display(), settings.plan.shutdown_timeout);
     warn_of_tight_limits(&settings);
 
@@ -66,6 +66,7 @@ pub(super) fn run(options: RunOptions) -> Result<(), Failure> {
         StartError::Output(OpenError { stream, path, error }) => {
             Failure::new(Exit::Usage, format!("--{stream} {}: {error}; {APPEND_REMEDY}", path.display()))
         }
+        StartError::Listener(_) => Failure::new(Exit::Usage, error.to_string()),
         StartError::EventLoop(_) => Failure::new(Exit::Failed, error.to_string()),
     })?;
     primary.obey(signals).map_err(failed("read signals"))?;
@@ -139,7 +140,7 @@ fn claim_control_socket(control: Option<PathBuf>, name: &str) -> Result<ControlS
 fn warn_of_tight_limits(settings: &Settings) {
     let lanes = u64::from(settings.plan.worker_count) * settings.listeners.len().max(1) as u64;
     let in_flight = lanes * u64::from(settings.queue_max);
-    let limit = settings.command.open_files.map_or(u64::MAX, |limit| limit.hard);
+    let limit = settings.open_files.map_or(u64::MAX, |limit| limit.hard);
     if in_flight > limit / 2 {
         log::warn!(
             "up to {in_flight} connections may be in flight, and the limit of open files is {limit}: \

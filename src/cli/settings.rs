@@ -2,11 +2,10 @@
 
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Duration;
 
 use nix::unistd::geteuid;
 
-use super::arguments::{Burst, RespawnWhen, RunOptions, WorkerCount, WorkerOutput};
+use super::arguments::{RespawnWhen, RunOptions, WorkerCount, WorkerOutput};
 use super::inherited::Passed;
 use super::prefixed::Prefixed;
 use super::{Exit, Failure, writer};
@@ -15,19 +14,11 @@ use crate::primary::listener_spec::ListenerSpec;
 use crate::primary::output::Destination;
 use crate::primary::recycle::Recycle;
 use crate::primary::reexec::Invocation;
-use crate::primary::settings::{BindOptions, Command, QUEUE_MAX_DEFAULT, Settings};
+use crate::primary::settings::{BindOptions, Command, Settings};
 use crate::primary::supervisor::{Plan, Respawn};
 use crate::sys::identity::{Identity, Unknown};
 
 const LISTEN: &str = "127.0.0.1:8000";
-const BACKLOG: u32 = 4096;
-const BURST: Burst = Burst { failures_max: 5, window: Duration::from_secs(10) };
-const START_TIMEOUT: Duration = Duration::from_secs(30);
-const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(30);
-const STALL_AFTER: Duration = Duration::from_millis(100);
-const REDEAL_TIMEOUT: Duration = Duration::from_secs(30);
-const KILL_DELAY: Duration = Duration::from_secs(2);
-
 /// The settings that `options` ask for.
 ///
 /// # Errors
@@ -42,22 +33,6 @@ pub(super) fn resolve(options: RunOptions, passed: Passed) -> Result<Settings, F
         listeners.push(LISTEN.parse::<Address>().expect("the default is an address").into());
     }
     check_twice(&listeners)?;
-    let burst = options.respawn_burst.unwrap_or(BURST);
-    let plan = Plan {
-        worker_count: worker_count(options.workers)?,
-        respawn: match options.respawn.unwrap_or(RespawnWhen::Always) {
-            RespawnWhen::Always => Respawn::Always,
-            RespawnWhen::OnFailure => Respawn::OnFailure,
-            RespawnWhen::Never => Respawn::Never,
-        },
-        burst_max: burst.failures_max,
-        burst_window: burst.window,
-        start_timeout: options.start_timeout.unwrap_or(START_TIMEOUT),
-        shutdown_timeout: options.shutdown_timeout.unwrap_or(SHUTDOWN_TIMEOUT),
-        kill_delay: options.kill_delay.unwrap_or(KILL_DELAY),
-        shutdown_delay: options.shutdown_delay.unwrap_or(Duration::ZERO),
-        reload_parallel: options.reload_parallel.unwrap_or(1),
-    };
     if let Some(directory) = options.chdir.as_ref().filter(|directory| !directory.is_dir()) {
         return Err(Failure::new(Exit::Usage, format!("--chdir {}: there is no such directory", directory.display())));
     }
@@ -65,38 +40,53 @@ pub(super) fn resolve(options: RunOptions, passed: Passed) -> Result<Settings, F
         Some((program, arguments)) => (program.clone(), arguments.to_vec()),
         None => (invocation().program.into(), vec!["demo".into()]),
     };
+    let variables = options.env.into_iter().map(|it| (it.name.into(), it.value.into())).collect();
+    let default = Settings::of(Command { program, arguments, variables, directory: options.chdir });
+    let plan = Plan {
+        worker_count: worker_count(options.workers)?.unwrap_or(default.plan.worker_count),
+        respawn: match options.respawn {
+            Some(RespawnWhen::Always) => Respawn::Always,
+            Some(RespawnWhen::OnFailure) => Respawn::OnFailure,
+            Some(RespawnWhen::Never) => Respawn::Never,
+            None => default.plan.respawn,
+        },
+        outlives_workers: default.plan.outlives_workers,
+        burst_max: options.respawn_burst.map_or(default.plan.burst_max, |burst| burst.failures_max),
+        burst_window: options.respawn_burst.map_or(default.plan.burst_window, |burst| burst.window),
+        start_timeout: options.start_timeout.unwrap_or(default.plan.start_timeout),
+        shutdown_timeout: options.shutdown_timeout.unwrap_or(default.plan.shutdown_timeout),
+        kill_delay: options.kill_delay.unwrap_or(default.plan.kill_delay),
+        shutdown_delay: options.shutdown_delay.unwrap_or(default.plan.shutdown_delay),
+        reload_parallel: options.reload_parallel.unwrap_or(default.plan.reload_parallel),
+    };
     Ok(Settings {
         name: options.name.map(|name| name.0),
         listeners,
-        policy: options.policy.unwrap_or_default(),
+        policy: options.policy.unwrap_or(default.policy),
         bind: BindOptions {
-            backlog: options.backlog.unwrap_or(BACKLOG),
+            backlog: options.backlog.unwrap_or(default.bind.backlog),
             ipv6_only: options.ipv6_only,
             unix_mode: options.unix_mode,
         },
         declared_only: options.declared_only,
         inherited: passed.all,
-        queue_max: options.queue_max.unwrap_or(QUEUE_MAX_DEFAULT),
+        queue_max: options.queue_max.unwrap_or(default.queue_max),
         connections_max: options.connections_max,
-        stall_after: options.stall_after.unwrap_or(STALL_AFTER),
+        stall_after: options.stall_after.unwrap_or(default.stall_after),
         hang_timeout: options.hang_timeout,
-        redeal_timeout: options.redeal_timeout.unwrap_or(REDEAL_TIMEOUT),
+        redeal_timeout: options.redeal_timeout.unwrap_or(default.redeal_timeout),
         invocation: Some(invocation()),
         recycle: Recycle {
             after: options.recycle_after.map(|it| it.0),
             age: options.recycle_age.map(|it| it.0),
             rss_bytes: options.recycle_rss,
         },
-        command: Command {
-            program,
-            arguments,
-            variables: options.env.into_iter().map(|it| (it.name.into(), it.value.into())).collect(),
-            directory: options.chdir,
-            open_files: None,
-            stdout: destination(options.stdout),
-            stderr: destination(options.stderr),
-            identity: identity(options.user.as_deref(), options.group.as_deref())?,
-        },
+        command: default.command,
+        groups: default.groups,
+        open_files: default.open_files,
+        identity: identity(options.user.as_deref(), options.group.as_deref())?,
+        stdout: destination(options.stdout),
+        stderr: destination(options.stderr),
         plan,
     })
 }
@@ -162,8 +152,8 @@ pub(super) fn check_listeners(settings: &Settings) -> Result<(), Failure> {
     Ok(())
 }
 
-/// `WEB_CONCURRENCY` is what hosting platforms set for programs of this kind.
-fn worker_count(wanted: Option<WorkerCount>) -> Result<u32, Failure> {
+/// `WEB_CONCURRENCY` is what hosting platforms set for programs of this kind. `None`: one per CPU.
+fn worker_count(wanted: Option<WorkerCount>) -> Result<Option<u32>, Failure> {
     let wanted = match (wanted, std::env::var("WEB_CONCURRENCY")) {
         (Some(wanted), _) => wanted,
         (None, Ok(text)) if !text.is_empty() => text
@@ -172,9 +162,8 @@ fn worker_count(wanted: Option<WorkerCount>) -> Result<u32, Failure> {
         (None, _) => WorkerCount::Auto,
     };
     Ok(match wanted {
-        WorkerCount::Exactly(count) => count,
-        // Affinity and cgroup quota are taken into account by the standard library.
-        WorkerCount::Auto => std::thread::available_parallelism().map_or(1, |count| count.get() as u32),
+        WorkerCount::Exactly(count) => Some(count),
+        WorkerCount::Auto => None,
     })
 }
 

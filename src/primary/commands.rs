@@ -11,14 +11,16 @@ use std::fmt;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::str::FromStr;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crossbeam_channel::{Receiver, Sender, TrySendError, bounded};
 use mio::{Registry, Token, Waker};
 
 use super::events::{self, Event, Subscriber};
-use super::settings::WORKERS_MAX;
+use super::settings::{self, Settings, Variable, WORKERS_MAX};
 use super::status::{Glance, Scaled, Status};
+#[cfg(doc)]
+use super::supervisor::Plan;
 use super::supervisor::Stop;
 use crate::protocol::body::Body;
 use crate::protocol::control::{MESSAGES_UNREAD_MAX, PACKET_MAX_BYTES};
@@ -43,8 +45,16 @@ pub enum Command {
     Scale(Scale, Answer<Result<Scaled, Refused>>),
     /// End. The answer comes at once.
     Stop(Stop, Answer<()>),
+    /// Start one worker more, of the command without a group, with these variables besides. It has a slot of its own, and
+    /// who is started there later has the same ones. The answer comes once its process runs, or does not.
+    Fork(Vec<Variable>, Answer<Result<WorkerId, Refused>>),
+    /// Have other commands for workers that are started from now on.
+    Change(Change, Answer<()>),
     /// Replace one worker: it finishes what it is doing.
     Disconnect(WorkerId, Answer<Result<(), Refused>>),
+    /// Have no workers: all of them finish, and nobody follows. The answer comes when those that there are have ended, or
+    /// before the end of the primary. Only for a primary that [outlives its workers](Plan::outlives_workers).
+    DisconnectAll(Answer<Result<(), Refused>>),
     /// Send one worker a signal that is to end it, SIGKILL to its whole process group. It is replaced as if it had
     /// ended by itself. One that has ended already, or is about to, and is not forgotten yet is no error.
     Kill(WorkerId, Signal, Answer<Result<(), Refused>>),
@@ -66,6 +76,9 @@ pub enum Command {
     Subscribe(Subscriber),
 }
 
+/// A change of commands, made in the event loop: it must neither block nor panic.
+pub struct Change(Box<dyn FnMut(&mut settings::Command) + Send>);
+
 /// Where an answer goes. Dropping it unused tells that none will come, if the receiver can tell.
 pub struct Answer<T>(Box<dyn FnOnce(T) + Send>);
 
@@ -79,8 +92,16 @@ pub enum Refused {
     #[error("there is no worker {0}")]
     NoSuchWorker(WorkerId),
     /// So many workers are not possible.
-    #[error("{0} workers are not possible: give 1 to {WORKERS_MAX}")]
-    OutOfRange(i64),
+    #[error("{wanted} workers are not possible: give {least} to {WORKERS_MAX}")]
+    OutOfRange {
+        /// So many.
+        wanted: i64,
+        /// The fewest that are possible.
+        least: u32,
+    },
+    /// The process of a worker could not be started.
+    #[error("start a worker: {0}")]
+    NotStarted(String),
     /// A reload stopped.
     #[error("the new worker failed: {0}; the old ones go on")]
     NotReady(String),
@@ -140,7 +161,8 @@ pub struct BadScale(String);
 /// A handle on a running primary, for other threads. Clones talk to the same one.
 #[derive(Debug, Clone)]
 pub struct Remote {
-    commands: Sender<Command>,
+    /// `None`: the primary has ended.
+    commands: Arc<Mutex<Option<Sender<Command>>>>,
     waker: Arc<Waker>,
 }
 
@@ -166,6 +188,24 @@ impl<T> Answer<T> {
 impl<T> fmt::Debug for Answer<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("Answer")
+    }
+}
+
+impl Change {
+    /// `change` is called once for every command, the one without a group first.
+    pub fn new(change: impl FnMut(&mut settings::Command) + Send + 'static) -> Self {
+        Self(Box::new(change))
+    }
+
+    /// Makes it.
+    pub(super) fn make(mut self, settings: &mut Settings) {
+        settings.commands_mut().for_each(|command| (self.0)(command));
+    }
+}
+
+impl fmt::Debug for Change {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Change")
     }
 }
 
@@ -204,7 +244,11 @@ impl Remote {
     /// # Errors
     /// [`Unsent`]; the command's answer is dropped.
     pub fn send(&self, command: Command) -> Result<(), Unsent> {
-        self.commands.try_send(command).map_err(|error| match error {
+        let sent = match &*self.lock() {
+            Some(commands) => commands.try_send(command),
+            None => return Err(Unsent::Ended),
+        };
+        sent.map_err(|error| match error {
             TrySendError::Full(_) => Unsent::Busy,
             TrySendError::Disconnected(_) => Unsent::Ended,
         })?;
@@ -234,6 +278,10 @@ impl Remote {
         Ok(receiver)
     }
 
+    fn lock(&self) -> MutexGuard<'_, Option<Sender<Command>>> {
+        self.commands.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn wake(&self) {
         // It fails only when the eventfd's counter is full, and then the loop is awake.
         let _ = self.waker.wake();
@@ -245,7 +293,7 @@ impl Inbox {
     pub(super) fn new(registry: &Registry, token: Token) -> io::Result<Self> {
         let waker = Arc::new(Waker::new(registry, token)?);
         let (sender, commands) = bounded(COMMANDS_MAX);
-        Ok(Self { commands, remote: Remote { commands: sender, waker } })
+        Ok(Self { commands, remote: Remote { commands: Arc::new(Mutex::new(Some(sender))), waker } })
     }
 
     pub(super) fn remote(&self) -> Remote {
@@ -265,8 +313,10 @@ impl Inbox {
 }
 
 impl Drop for Inbox {
-    /// A bounded channel keeps what is in it as long as it has senders: those who wait for answers would wait on.
+    /// A bounded channel keeps what is in it as long as it has senders: those who wait for answers would wait on. So
+    /// nothing more may come in, and then what is there is dropped.
     fn drop(&mut self) {
+        *self.remote.lock() = None;
         while self.commands.try_recv().is_ok() {}
     }
 }
@@ -309,5 +359,21 @@ mod tests {
         assert_eq!(remote.send(stop()), Err(Unsent::Ended));
         drop(sender);
         assert_eq!(receiver.iter().count(), 1, "the others' answers are dropped, not kept");
+    }
+
+    #[test]
+    fn whoever_asks_while_the_primary_ends_hears_of_the_end() {
+        for _ in 0..300 {
+            let poll = mio::Poll::new().unwrap();
+            let inbox = Inbox::new(poll.registry(), Token(1)).unwrap();
+            let remote = inbox.remote();
+            std::thread::scope(|scope| {
+                for _ in 0..3 {
+                    scope.spawn(|| while remote.ask(Command::Glance) != Err(Unsent::Ended) {});
+                }
+                while inbox.next().is_none() {}
+                drop(inbox);
+            });
+        }
     }
 }

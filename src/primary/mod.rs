@@ -16,6 +16,7 @@ pub mod address;
 #[cfg(feature = "admin")]
 pub mod admin;
 pub mod chooser;
+mod cluster;
 pub mod commands;
 mod dealing;
 mod dialect;
@@ -40,5 +41,6 @@ pub mod status;
 pub mod supervisor;
 mod workers;
 
+pub use cluster::{Cluster, Crash, EVENTS_MAX_DEFAULT, NotDone, RunningCluster};
 pub use event_loop::{Ending, Primary, StartError};
 pub use listeners::BindError;

@@ -1,6 +1,7 @@
 //! What a primary is to do. Plain data, already validated by whoever made it.
 
 use std::ffi::OsString;
+use std::io;
 use std::os::fd::RawFd;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -13,8 +14,9 @@ use super::recycle::Recycle;
 use super::reexec::Invocation;
 pub use super::socket::BindOptions;
 use super::supervisor::Plan;
-use crate::sys::identity::Identity;
-use crate::sys::limits::OpenFiles;
+use crate::protocol::ids::Slot;
+pub use crate::sys::identity::{Identity, Unknown};
+pub use crate::sys::limits::OpenFiles;
 
 /// The settings of one primary.
 #[derive(Debug, Clone)]
@@ -48,8 +50,18 @@ pub struct Settings {
     pub recycle: Recycle,
     /// How this process was started, for an upgrade in place; `None`: there is none.
     pub invocation: Option<Invocation>,
-    /// What a worker is.
+    /// What a worker is, unless its slot is a group's.
     pub command: Command,
+    /// Workers with commands of their own. They have the first slots: `plan.worker_count` counts them too.
+    pub groups: Vec<Group>,
+    /// The limit of open files of workers; `None`: the primary's.
+    pub open_files: Option<OpenFiles>,
+    /// Whose workers are; `None`: the primary's user and groups. Needs a primary of root's.
+    pub identity: Option<Identity>,
+    /// Where the standard output of workers goes.
+    pub stdout: Destination,
+    /// Where their standard error goes.
+    pub stderr: Destination,
     /// How many there are, when they are replaced, and how long things may take.
     pub plan: Plan,
 }
@@ -63,25 +75,29 @@ pub struct Inherited {
     pub name: Option<String>,
 }
 
-/// How a worker is started.
-#[derive(Debug, Clone)]
+/// Some workers among others.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Group {
+    /// What these are.
+    pub command: Command,
+    /// How many.
+    pub worker_count: u32,
+}
+
+/// A variable of the environment: its name and its value.
+pub type Variable = (OsString, OsString);
+
+/// What a worker executes, with what, and where.
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Command {
     /// Looked up in `PATH` if it has no slash.
     pub program: OsString,
     /// Without the program's own name.
     pub arguments: Vec<OsString>,
     /// Added to the environment of the primary.
-    pub variables: Vec<(OsString, OsString)>,
+    pub variables: Vec<Variable>,
     /// `None`: the primary's.
     pub directory: Option<PathBuf>,
-    /// `None`: the primary's.
-    pub open_files: Option<OpenFiles>,
-    /// Whose workers are; `None`: the primary's user and groups. Needs a primary of root's.
-    pub identity: Option<Identity>,
-    /// Where their standard output goes.
-    pub stdout: Destination,
-    /// Where their standard error goes.
-    pub stderr: Destination,
 }
 
 /// The queue of the socket itself takes 278 records at the default buffer size; `queue_max` must stay below.
@@ -89,6 +105,15 @@ pub const QUEUE_MAX_LIMIT: u32 = 256;
 
 /// The default of [`Settings::queue_max`]: see "Benchmarks" in the README for how it was chosen.
 pub const QUEUE_MAX_DEFAULT: u32 = 64;
+
+/// The default of [`BindOptions::backlog`].
+pub const BACKLOG_DEFAULT: u32 = 4096;
+
+/// The default of [`Settings::stall_after`].
+pub const STALL_AFTER_DEFAULT: Duration = Duration::from_millis(100);
+
+/// The default of [`Settings::redeal_timeout`].
+pub const REDEAL_TIMEOUT_DEFAULT: Duration = Duration::from_secs(30);
 
 /// The most listeners that workers have the primary make, over all of them. Above it they are refused with `ENFILE`.
 pub const LISTENERS_MAX: usize = 1024;
@@ -103,6 +128,35 @@ pub const OPEN_FILES_RESERVED: u64 = 64;
 pub const NAME_MAX_BYTES: usize = 64;
 
 impl Settings {
+    /// Workers of this command, one per CPU that this process may use, and the defaults of the README's table. Nothing is
+    /// declared: workers get what they ask for.
+    pub fn of(command: Command) -> Self {
+        // Affinity and cgroup quota are taken into account by the standard library.
+        let cpu_count = std::thread::available_parallelism().map_or(1, |count| count.get() as u32);
+        Self {
+            name: None,
+            listeners: Vec::new(),
+            policy: PolicyKind::RoundRobin,
+            bind: BindOptions { backlog: BACKLOG_DEFAULT, ipv6_only: false, unix_mode: None },
+            declared_only: false,
+            inherited: Vec::new(),
+            queue_max: QUEUE_MAX_DEFAULT,
+            connections_max: None,
+            stall_after: STALL_AFTER_DEFAULT,
+            hang_timeout: None,
+            redeal_timeout: REDEAL_TIMEOUT_DEFAULT,
+            recycle: Recycle::default(),
+            invocation: None,
+            command,
+            groups: Vec::new(),
+            open_files: None,
+            identity: None,
+            stdout: Destination::Inherit,
+            stderr: Destination::Inherit,
+            plan: Plan::of(cpu_count),
+        }
+    }
+
     /// The name as given, else `croupier-ADDRESS-PORT` of the first listener, with the port of `bound` if the kernel
     /// was to choose; `croupier-PID` if that is longer than [`NAME_MAX_BYTES`].
     pub fn name_with(&self, bound: Option<&Address>) -> String {
@@ -121,6 +175,21 @@ impl Settings {
         given.filter(|name| name.len() <= NAME_MAX_BYTES).unwrap_or_else(|| format!("croupier-{}", std::process::id()))
     }
 
+    /// What the worker of `slot` executes.
+    pub fn command_of(&self, slot: Slot) -> &Command {
+        let mut slot_count = 0;
+        let own = self.groups.iter().find(|group| {
+            slot_count += group.worker_count;
+            slot.0 < slot_count
+        });
+        own.map_or(&self.command, |group| &group.command)
+    }
+
+    /// All of them, the one without a group first.
+    pub fn commands_mut(&mut self) -> impl Iterator<Item = &mut Command> {
+        std::iter::once(&mut self.command).chain(self.groups.iter_mut().map(|group| &mut group.command))
+    }
+
     /// The policy of this name, if it is among these settings or built in.
     pub fn policy_named(&self, name: &str) -> Option<PolicyKind> {
         let own = self.listeners.iter().filter_map(|spec| spec.policy.as_ref()).chain([&self.policy]);
@@ -129,6 +198,36 @@ impl Settings {
 }
 
 impl Command {
+    /// This program, without arguments, in this process's directory and with its environment.
+    pub fn new(program: impl Into<OsString>) -> Self {
+        Self { program: program.into(), arguments: Vec::new(), variables: Vec::new(), directory: None }
+    }
+
+    /// This program itself once more, in another part: how it knows is up to `arguments` and `variables`.
+    ///
+    /// # Errors
+    /// As [`std::env::current_exe`].
+    pub fn of_this_program() -> io::Result<Self> {
+        Ok(Self::new(std::env::current_exe()?))
+    }
+
+    /// With one more argument.
+    pub fn argument(mut self, argument: impl Into<OsString>) -> Self {
+        self.arguments.push(argument.into());
+        self
+    }
+
+    /// With this variable, whatever its value in this process.
+    pub fn variable(mut self, name: impl Into<OsString>, value: impl Into<OsString>) -> Self {
+        self.variables.push((name.into(), value.into()));
+        self
+    }
+
+    /// In this directory.
+    pub fn directory(self, directory: impl Into<PathBuf>) -> Self {
+        Self { directory: Some(directory.into()), ..self }
+    }
+
     /// The command as a person would type it, for logs and errors.
     pub fn display(&self) -> String {
         let words = std::iter::once(&self.program).chain(&self.arguments);

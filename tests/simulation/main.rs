@@ -19,7 +19,7 @@ use std::time::Duration;
 
 use croupier::primary::room::{Bounds, SLOW_QUEUE_MAX};
 use croupier::primary::stall::LOOKS;
-use croupier::primary::supervisor::{Event, Plan, Respawn, Supervisor};
+use croupier::primary::supervisor::{Event, Plan, Supervisor};
 use croupier::protocol::ids::WorkerId;
 use croupier::protocol::scoreboard::Pause;
 use croupier::protocol::time::Monotonic;
@@ -77,15 +77,13 @@ impl Simulation {
     fn new(world: World) -> Self {
         let long = Duration::from_secs(30);
         let plan = Plan {
-            worker_count: world.slots,
-            respawn: Respawn::Always,
             burst_max: u32::MAX,
             burst_window: long,
             start_timeout: long,
             shutdown_timeout: long,
             kill_delay: Duration::from_secs(5),
-            shutdown_delay: Duration::ZERO,
             reload_parallel: world.reload_parallel,
+            ..Plan::of(world.slots)
         };
         let now = Monotonic { ns: 1_000_000_000 };
         let primary = Primary::new(Supervisor::new(plan), world.dealing.chooser());

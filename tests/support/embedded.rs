@@ -2,17 +2,13 @@
 //! tells what happens by events. Its workers are the test program in the part of a role.
 
 use std::thread::JoinHandle;
-use std::time::Duration;
 
 use crossbeam_channel::Receiver;
 use croupier::primary::address::Address;
 use croupier::primary::commands::{Command, Refused, Remote, Signal, Undelivered};
 use croupier::primary::events::Event;
 use croupier::primary::listener_spec::ListenerSpec;
-use croupier::primary::output::Destination;
-use croupier::primary::policy::PolicyKind;
-use croupier::primary::recycle::Recycle;
-use croupier::primary::settings::{self, BindOptions, QUEUE_MAX_DEFAULT, Settings};
+use croupier::primary::settings::{self, Settings};
 use croupier::primary::status::Status;
 use croupier::primary::supervisor::{Outcome, Plan, Respawn, Stop};
 use croupier::primary::{Ending, Primary};
@@ -30,44 +26,19 @@ pub struct Embedded {
     address: String,
 }
 
+/// The command of a worker of `role`.
+pub fn command(role: &str) -> settings::Command {
+    let mut words = roles::command(role).into_iter();
+    let command = settings::Command::new(words.next().expect("it begins with the program"));
+    words.fold(command, settings::Command::argument).variable(roles::ROLE, role)
+}
+
 /// One worker of `role` on a port of the kernel's choice, which is not replaced when it ends.
 pub fn settings(role: &str) -> Settings {
-    let mut command = roles::command(role).into_iter().map(Into::into);
     Settings {
-        name: None,
         listeners: vec![listener("127.0.0.1:0")],
-        policy: PolicyKind::RoundRobin,
-        bind: BindOptions { backlog: 128, ipv6_only: false, unix_mode: None },
-        declared_only: false,
-        inherited: Vec::new(),
-        queue_max: QUEUE_MAX_DEFAULT,
-        connections_max: None,
-        stall_after: Duration::from_millis(100),
-        hang_timeout: None,
-        redeal_timeout: DEADLINE,
-        recycle: Recycle::default(),
-        invocation: None,
-        command: settings::Command {
-            program: command.next().expect("it begins with the program"),
-            arguments: command.collect(),
-            variables: vec![(roles::ROLE.into(), role.into())],
-            directory: None,
-            open_files: None,
-            identity: None,
-            stdout: Destination::Inherit,
-            stderr: Destination::Inherit,
-        },
-        plan: Plan {
-            worker_count: 1,
-            respawn: Respawn::Never,
-            burst_max: 5,
-            burst_window: Duration::from_secs(10),
-            start_timeout: DEADLINE,
-            shutdown_timeout: DEADLINE,
-            kill_delay: Duration::from_secs(2),
-            shutdown_delay: Duration::ZERO,
-            reload_parallel: 1,
-        },
+        plan: Plan { respawn: Respawn::Never, ..Plan::of(1) },
+        ..Settings::of(command(role))
     }
 }
 

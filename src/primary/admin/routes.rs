@@ -198,8 +198,8 @@ impl From<Refused> for Problem {
         let status = match refused {
             Refused::Stopping => StatusCode::CONFLICT,
             Refused::NoSuchWorker(_) => StatusCode::NOT_FOUND,
-            Refused::OutOfRange(_) => StatusCode::BAD_REQUEST,
-            Refused::NotReady(_) | Refused::NoUpgrade(_) => StatusCode::INTERNAL_SERVER_ERROR,
+            Refused::OutOfRange { .. } => StatusCode::BAD_REQUEST,
+            Refused::NotReady(_) | Refused::NotStarted(_) | Refused::NoUpgrade(_) => StatusCode::INTERNAL_SERVER_ERROR,
             Refused::TooManyWaiting => StatusCode::TOO_MANY_REQUESTS,
         };
         Self::new(status, refused.to_string())

@@ -5,7 +5,7 @@ use crossbeam_channel::Receiver;
 use super::Primary;
 use crate::primary::commands::{Answer, Command, Refused, Remote, Scale};
 use crate::primary::events;
-use crate::primary::settings::WORKERS_MAX;
+use crate::primary::settings::{Variable, WORKERS_MAX};
 use crate::primary::status::Scaled;
 use crate::primary::supervisor::{Event, ReloadEnd};
 use crate::protocol::ids::WorkerId;
@@ -23,6 +23,14 @@ pub(super) struct ReloadRequests {
     current: Vec<Answer<Result<(), Refused>>>,
     /// For the one after it: they came when it was under way already.
     queued: Vec<Answer<Result<(), Refused>>>,
+}
+
+/// Somebody waits until nobody is left of those who were there.
+#[derive(Debug)]
+pub(super) struct Departure {
+    /// The id of the last one of them.
+    last: u32,
+    answer: Answer<Result<(), Refused>>,
 }
 
 impl ReloadRequests {
@@ -76,6 +84,12 @@ impl Primary {
                 answer.give(());
                 self.decide(Event::StopRequested(stop));
             }
+            Command::Fork(variables, answer) => answer.give(self.fork(variables)),
+            Command::Change(change, answer) => {
+                change.make(&mut self.settings);
+                answer.give(());
+            }
+            Command::DisconnectAll(answer) => self.disconnect_all(answer),
             Command::Disconnect(id, answer) => answer.give(self.replace_worker(id)),
             Command::Kill(id, signal, answer) => answer.give(self.kill_as_told(id, signal)),
             Command::Send { worker, body, fd, answer } => answer.give(self.send_message(worker, body, fd)),
@@ -120,12 +134,58 @@ impl Primary {
         }
         let workers_before = self.supervisor.worker_count();
         let wanted = scale.applied_to(workers_before);
-        let workers = u32::try_from(wanted).ok().filter(|count| (1..=WORKERS_MAX).contains(count));
-        let workers = workers.ok_or(Refused::OutOfRange(wanted))?;
+        let least = self.settings.plan.worker_count_min();
+        let workers = u32::try_from(wanted).ok().filter(|count| (least..=WORKERS_MAX).contains(count));
+        let workers = workers.ok_or(Refused::OutOfRange { wanted, least })?;
         log::info!("scale={scale} [workers={workers}]");
         self.subscribers.tell(|| events::Event::Scale { workers });
+        self.forked.retain(|slot, _| slot.0 < workers);
         self.decide(Event::ScaleRequested(workers));
         Ok(Scaled { workers_before, workers })
+    }
+
+    /// The supervisor hears of it once the process runs: if it does not, whoever asked knows, and nobody tries again.
+    fn fork(&mut self, variables: Vec<Variable>) -> Result<WorkerId, Refused> {
+        if !self.supervisor.is_running() {
+            return Err(Refused::Stopping);
+        }
+        let (slot, id) = (self.supervisor.free_slot(), self.workers.next_id());
+        let least = self.settings.plan.worker_count_min();
+        if slot.0 >= WORKERS_MAX {
+            return Err(Refused::OutOfRange { wanted: i64::from(slot.0) + 1, least });
+        }
+        let before = self.forked.insert(slot, variables);
+        match self.try_start_worker(id, slot) {
+            Ok(pid) => {
+                self.note_started(id, pid, slot);
+                self.decide(Event::Forked(slot, id));
+                Ok(id)
+            }
+            Err(error) => {
+                self.forked.remove(&slot);
+                self.forked.extend(before.map(|variables| (slot, variables)));
+                Err(Refused::NotStarted(self.why_not_started(&error)))
+            }
+        }
+    }
+
+    fn disconnect_all(&mut self, answer: Answer<Result<(), Refused>>) {
+        // In a stop all of them finish anyway.
+        if self.supervisor.is_running()
+            && let Err(refused) = self.scale_as_told(Scale::To(0))
+        {
+            return answer.give(Err(refused));
+        }
+        self.departures.push(Departure { last: self.workers.last_id(), answer });
+        self.answer_departures();
+    }
+
+    /// A worker may have been the last one that somebody waits for.
+    pub(super) fn answer_departures(&mut self) {
+        let oldest = self.workers.iter().next().map_or(u32::MAX, |worker| worker.id.0);
+        for Departure { answer, .. } in self.departures.extract_if(.., |it| it.last < oldest) {
+            answer.give(Ok(()));
+        }
     }
 
     fn replace_worker(&mut self, id: WorkerId) -> Result<(), Refused> {

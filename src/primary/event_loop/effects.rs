@@ -17,7 +17,6 @@ use crate::primary::lanes::Figures;
 use crate::primary::lifecycle;
 use crate::primary::output::Stream;
 use crate::primary::recycle::Usage;
-use crate::primary::settings::Command;
 use crate::primary::supervisor::{Effect, Ended, Event, KillReason, ReloadEnd};
 use crate::primary::workers::Worker;
 use crate::protocol::bootstrap;
@@ -67,15 +66,12 @@ impl Primary {
         let id = self.workers.next_id();
         match self.try_start_worker(id, slot) {
             Ok(pid) => {
-                self.last_failure = None;
-                log::info!("worker={id} pid={pid} slot={slot} started");
-                let generation = self.supervisor.generation();
-                self.subscribers.tell(|| events::Event::Fork { worker: id, slot, pid, generation });
+                self.note_started(id, pid, slot);
                 self.decide(Event::Started(slot, id));
             }
             Err(error) => {
                 let permanent = error.raw_os_error().is_some_and(|it| NEVER_STARTS.contains(&Errno::from_raw(it)));
-                let why = why_not_started(&error, &self.settings.command);
+                let why = self.why_not_started(&error);
                 self.last_failure = Some(why.clone());
                 self.decide(Event::StartFailed { slot, permanent });
                 if self.supervisor.is_running() {
@@ -85,15 +81,38 @@ impl Primary {
         }
     }
 
+    pub(super) fn note_started(&mut self, id: WorkerId, pid: i32, slot: Slot) {
+        self.last_failure = None;
+        log::info!("worker={id} pid={pid} slot={slot} started");
+        let generation = self.supervisor.generation();
+        self.subscribers.tell(|| events::Event::Fork { worker: id, slot, pid, generation });
+    }
+
+    /// What went wrong, with what another user has to do with it.
+    pub(super) fn why_not_started(&self, error: &io::Error) -> String {
+        match (&self.settings.identity, error.raw_os_error().map(Errno::from_raw)) {
+            (Some(identity), Some(Errno::EACCES)) => {
+                format!("{error} for {identity} (the program, and every directory above it, must be open to that user)")
+            }
+            (Some(identity), Some(Errno::EPERM | Errno::EINVAL)) => {
+                format!("{error} (this process may not become {identity}: it needs CAP_SETUID and CAP_SETGID)")
+            }
+            _ => error.to_string(),
+        }
+    }
+
     pub(super) fn try_start_worker(&mut self, id: WorkerId, slot: Slot) -> io::Result<i32> {
         let board = Scoreboard::create()?;
         let (dialect, channel) = Native::pair()?;
-        let command = &self.settings.command;
-        let mut variables = command.variables.clone();
+        // Whoever was forked has the command without a group, and variables of its own.
+        let own = self.forked.get(&slot);
+        let command = if own.is_some() { &self.settings.command } else { self.settings.command_of(slot) };
+        let identity = self.settings.identity.as_ref();
+        let mut variables: Vec<_> = command.variables.iter().chain(own.into_iter().flatten()).cloned().collect();
         variables.extend(bootstrap::variables(channel.as_raw_fd(), id, self.supervisor.generation()));
         let mut output = |stream| {
             let token = Source::Output(id, stream).token();
-            self.outputs.for_worker(id, stream, command.identity.as_ref(), self.poll.registry(), token)
+            self.outputs.for_worker(id, stream, identity, self.poll.registry(), token)
         };
         let (stdout, stderr) = (output(Stream::Stdout)?, output(Stream::Stderr)?);
         let process = Process::spawn(&Launch {
@@ -104,8 +123,8 @@ impl Primary {
             channel: channel.as_fd(),
             stdout,
             stderr,
-            open_files: command.open_files,
-            identity: command.identity.as_ref(),
+            open_files: self.settings.open_files,
+            identity,
         })?;
         let registry = self.poll.registry();
         let (control, exit) = (Source::Control(id).token(), Source::Exit(id).token());
@@ -337,19 +356,7 @@ impl Primary {
         for effect in effects {
             self.carry_out(effect);
         }
-    }
-}
-
-/// What went wrong, with what another user has to do with it.
-fn why_not_started(error: &io::Error, command: &Command) -> String {
-    match (&command.identity, error.raw_os_error().map(Errno::from_raw)) {
-        (Some(identity), Some(Errno::EACCES)) => {
-            format!("{error} for {identity} (the program, and every directory above it, must be open to that user)")
-        }
-        (Some(identity), Some(Errno::EPERM | Errno::EINVAL)) => {
-            format!("{error} (this process may not become {identity}: it needs CAP_SETUID and CAP_SETGID)")
-        }
-        _ => error.to_string(),
+        self.answer_departures();
     }
 }
 

@@ -180,7 +180,7 @@ impl Primary {
         if self.settings.declared_only {
             return refusal(Errno::EACCES, is_undeclared("--declared-only"));
         }
-        let has_other_user = self.settings.command.identity.is_some();
+        let has_other_user = self.settings.identity.is_some();
         match address {
             Address::Fd(_) | Address::Systemd(_) => {
                 return refusal(Errno::EBADF, is_undeclared("inherited sockets must be"));

@@ -1,5 +1,6 @@
 //! The primary's one loop: readiness becomes an event, a pure file decides, the effect is carried out here.
 
+use std::collections::BTreeMap;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd};
 use std::time::{Duration, SystemTime};
@@ -13,17 +14,18 @@ use super::dealing::{self, Stopped};
 use super::dialect::native::Buffer;
 use super::events::{self, Subscribers};
 use super::lifecycle;
+use super::listener_spec::BadListener;
 use super::listeners::{BindError, Counters, Listener};
 use super::output::{OpenError, Outputs};
 use super::reexec::{CarriedSocket, Trial};
-use super::settings::{Inherited, Settings, WORKERS_MAX};
+use super::settings::{Inherited, Settings, Variable, WORKERS_MAX};
 use super::supervisor::{Event, Outcome, Stop, Supervisor};
 use super::workers::{Register, Worker};
-use crate::protocol::ids::{LaneId, WorkerId};
+use crate::protocol::ids::{LaneId, Slot, WorkerId};
 use crate::protocol::time::Monotonic;
 use crate::sys::process;
 use crate::sys::signals::{Signal, Signals};
-use commands::ReloadRequests;
+use commands::{Departure, ReloadRequests};
 use token::Source;
 
 mod coming_back;
@@ -49,6 +51,9 @@ pub struct Primary {
     signals: Option<Signals>,
     commands: Inbox,
     reload_requests: ReloadRequests,
+    /// The variables of slots that were forked.
+    forked: BTreeMap<Slot, Vec<Variable>>,
+    departures: Vec<Departure>,
     /// The socket of whoever lets others command this primary, kept for the next image.
     control: Option<CarriedSocket>,
     /// A lane knows its listener by its index, so a closed one stays until no lane does.
@@ -90,7 +95,7 @@ pub struct Primary {
 }
 
 /// How a primary ended.
-#[derive(Debug)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Ending {
     /// Why.
     pub outcome: Outcome,
@@ -101,6 +106,9 @@ pub struct Ending {
 /// A primary could not be made.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
+    /// An address is none.
+    #[error(transparent)]
+    Listener(#[from] BadListener),
     /// An address could not be bound.
     #[error(transparent)]
     Bind(#[from] BindError),
@@ -118,7 +126,7 @@ impl Primary {
     /// # Errors
     /// [`StartError`]; what was bound is released again.
     pub fn bind(settings: Settings) -> Result<Self, StartError> {
-        let outputs = Outputs::open(&settings.command.stdout, &settings.command.stderr)?;
+        let outputs = Outputs::open(&settings.stdout, &settings.stderr)?;
         let mut primary = Self::new(settings, Poll::new()?, outputs)?;
         for spec in primary.settings.listeners.clone() {
             primary.declare(&spec)?;
@@ -140,6 +148,8 @@ impl Primary {
             started_unix_seconds: since_epoch.as_secs(),
             commands: Inbox::new(poll.registry(), Source::Commands.token())?,
             reload_requests: ReloadRequests::default(),
+            forked: BTreeMap::new(),
+            departures: Vec::new(),
             control: None,
             supervisor: Supervisor::new(settings.plan),
             next_due_look: (!settings.recycle.is_off()).then_some(now),

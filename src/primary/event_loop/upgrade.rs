@@ -25,7 +25,7 @@ impl Primary {
     /// # Errors
     /// Those of epoll(7), and `InvalidData`/`EBADF` if the state does not belong to this process.
     pub fn take_over(settings: Settings, state: State) -> Result<Self, StartError> {
-        let outputs = Outputs::restore(state.outputs, &settings.command.stdout, &settings.command.stderr)?;
+        let outputs = Outputs::restore(state.outputs, &settings.stdout, &settings.stderr)?;
         let mut primary = Self::new(settings, Poll::new()?, outputs)?;
         primary.name = state.name;
         primary.sequence = state.sequence;
@@ -135,7 +135,7 @@ impl Primary {
             name: self.name.clone(),
             started_unix_seconds: self.started_unix_seconds,
             control: self.control.as_ref().map(|it| (baggage.pack(it.socket.as_fd()), it.path.clone(), it.identity)),
-            open_files: self.settings.command.open_files,
+            open_files: self.settings.open_files,
             supervisor: self.supervisor.clone(),
             listeners: self.listeners.iter().map(|listener| listener.save(&mut baggage)).collect(),
             retired: self.retired,

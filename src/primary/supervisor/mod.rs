@@ -12,6 +12,7 @@
 //!                                      Finished
 //! ```
 
+mod plan;
 mod rollout;
 
 use std::collections::VecDeque;
@@ -19,6 +20,7 @@ use std::time::Duration;
 
 use crate::protocol::ids::{Slot, WorkerId};
 use crate::protocol::time::Monotonic;
+pub use plan::{Plan, Respawn};
 pub use rollout::ReloadEnd;
 use rollout::{Incoming, Leaver, Rollout, Stage};
 use serde::{Deserialize, Serialize};
@@ -32,40 +34,6 @@ pub const BACKOFF_MAX: Duration = Duration::from_secs(30);
 pub const SETTLED: Duration = Duration::from_secs(1);
 /// How long a replacement must have been ready before the worker that serves is let go.
 pub const SETTLING: Duration = Duration::from_millis(200);
-
-/// Whether an ended worker is replaced.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub enum Respawn {
-    /// Whatever its exit.
-    Always,
-    /// Unless it exited with code 0.
-    OnFailure,
-    /// Never.
-    Never,
-}
-
-/// What the supervisor goes by.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Plan {
-    /// How many workers there should be.
-    pub worker_count: u32,
-    /// Whether an ended worker is replaced.
-    pub respawn: Respawn,
-    /// This many failures of workers that were never ready ...
-    pub burst_max: u32,
-    /// ... within this time, while nobody is ready, and croupier gives up.
-    pub burst_window: Duration,
-    /// A worker that is not ready by then is killed.
-    pub start_timeout: Duration,
-    /// How long listeners and workers may take to finish.
-    pub shutdown_timeout: Duration,
-    /// From SIGTERM to SIGKILL.
-    pub kill_delay: Duration,
-    /// How long a graceful stop goes on as if nothing had happened.
-    pub shutdown_delay: Duration,
-    /// How many workers a reload replaces at a time, at least 1.
-    pub reload_parallel: u32,
-}
 
 /// How a worker came to its end, as far as the supervisor cares.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -100,6 +68,8 @@ pub enum Event {
     ReloadRequested,
     /// Somebody wants this many workers.
     ScaleRequested(u32),
+    /// Somebody has had a worker started beside those that there should be, in a [free slot](Supervisor::free_slot).
+    Forked(Slot, WorkerId),
     /// A worker has reached one of the limits after which it is to be replaced.
     RecycleDue(WorkerId),
     /// Somebody wants this worker to finish.
@@ -288,6 +258,7 @@ impl Supervisor {
             Event::Exited(worker, ended) => self.exited(worker, ended, now, &mut effects),
             Event::ReloadRequested => self.reload_requested(now, &mut effects),
             Event::ScaleRequested(worker_count) => self.scale_requested(worker_count, now, &mut effects),
+            Event::Forked(slot, worker) => self.forked(slot, worker, now, &mut effects),
             Event::RecycleDue(worker) => self.recycle_due(worker),
             Event::DisconnectRequested(worker) => self.disconnect_requested(worker, now, &mut effects),
             Event::LeaveRequested(worker) => self.leave_requested(worker, now, &mut effects),
@@ -622,7 +593,7 @@ impl Supervisor {
             _ => false,
         });
         let nobody_left = nobody_left && self.leaving.is_empty() && self.starts_without_place == 0;
-        if !nobody_left || self.phase == Phase::Finished {
+        if !nobody_left || self.phase == Phase::Finished || self.is_running() && self.plan.outlives_workers {
             return;
         }
         if self.is_running() && self.plan.worker_count > 0 {

@@ -278,10 +278,14 @@ impl Supervisor {
 
     /// Somebody is ready: those who served until then finish.
     pub(super) fn drain_deferred(&mut self, now: Monotonic, effects: &mut Vec<Effect>) {
+        self.end_deferred(Effect::Drain, now, effects);
+    }
+
+    fn end_deferred(&mut self, end: fn(WorkerId) -> Effect, now: Monotonic, effects: &mut Vec<Effect>) {
         let deadline = now + self.plan.shutdown_timeout;
         for leaver in self.leaving.iter_mut().filter(|leaver| leaver.stage == Stage::Deferred) {
             leaver.stage = Stage::Draining { deadline };
-            effects.push(Effect::Drain(leaver.worker));
+            effects.push(end(leaver.worker));
         }
     }
 
@@ -327,6 +331,11 @@ impl Supervisor {
                 (worker, Stage::Draining { deadline })
             }
             Occupant::Starting { worker, .. } => return self.turn_away(worker, now, effects),
+            // Nobody is to go on with what it has.
+            Occupant::Ready { worker } if self.plan.worker_count == 0 => {
+                effects.push(Effect::Disconnect(worker));
+                (worker, Stage::Draining { deadline })
+            }
             Occupant::Ready { worker } if !self.anyone_is_ready() => (worker, Stage::Deferred),
             Occupant::Ready { worker } => {
                 effects.push(Effect::Drain(worker));
@@ -343,7 +352,7 @@ impl Supervisor {
         if !self.is_running() {
             return;
         }
-        let wanted = worker_count.max(1) as usize;
+        let wanted = worker_count.max(self.plan.worker_count_min()) as usize;
         self.plan.worker_count = wanted as u32;
         while self.slots.len() > wanted {
             self.call_off(self.slots.len() - 1, now, effects);
@@ -351,12 +360,32 @@ impl Supervisor {
                 self.let_go(seat.occupant, now, effects);
             }
         }
+        if wanted == 0 {
+            // Nobody will ever be ready.
+            self.end_deferred(Effect::Disconnect, now, effects);
+        }
         let vacant = Seat { occupant: Occupant::Vacant { start_at: now }, ..Seat::DONE };
         self.slots.resize(wanted, vacant);
         if let Some(rollout) = &mut self.rollout {
             rollout.starting.retain(|slot| (slot.0 as usize) < wanted);
             self.advance_rollout(now, effects);
         }
+    }
+
+    /// Where a worker beside those that there should be has its place: where nobody is and nobody will come, else in a
+    /// slot more.
+    pub fn free_slot(&self) -> Slot {
+        let is_free = |seat: &Seat| seat.occupant == Occupant::Done && seat.incoming.is_none();
+        Slot(self.slots.iter().position(is_free).unwrap_or(self.slots.len()) as u32)
+    }
+
+    /// From now on it is one of those that there should be.
+    pub(super) fn forked(&mut self, slot: Slot, worker: WorkerId, now: Monotonic, effects: &mut Vec<Effect>) {
+        let index = slot.0 as usize;
+        self.slots.resize(self.slots.len().max(index + 1), Seat::DONE);
+        self.plan.worker_count = self.slots.len() as u32;
+        self.slots[index] = Seat { occupant: Occupant::Requested, ..Seat::DONE };
+        self.started(slot, worker, now, effects);
     }
 
     /// Those who leave, with or without their slots, get the time that a shutdown would give them.

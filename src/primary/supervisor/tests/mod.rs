@@ -14,6 +14,7 @@ use super::*;
 const PLAN: Plan = Plan {
     worker_count: 2,
     respawn: Respawn::Always,
+    outlives_workers: false,
     burst_max: 5,
     burst_window: Duration::from_secs(10),
     start_timeout: Duration::from_secs(30),
@@ -22,6 +23,8 @@ const PLAN: Plan = Plan {
     shutdown_delay: Duration::ZERO,
     reload_parallel: 1,
 };
+/// What a cluster has.
+const CLUSTER: Plan = Plan { outlives_workers: true, ..PLAN };
 const ONE_WORKER: Plan = Plan { worker_count: 1, ..PLAN };
 
 const A: WorkerId = WorkerId(1);
@@ -198,6 +201,14 @@ impl Rig {
         let ready_since = self.living.remove(&worker).and_then(|(_, since)| since);
         self.ordered.remove(&worker);
         self.hear(Event::Exited(worker, Ended { is_success, ready_since }))
+    }
+
+    /// Somebody has had one more started.
+    fn forks(&mut self) -> Vec<Effect> {
+        let slot = self.supervisor.free_slot();
+        self.last_id += 1;
+        self.living.insert(WorkerId(self.last_id), (slot, None));
+        self.hear(Event::Forked(slot, WorkerId(self.last_id)))
     }
 
     /// A worker wants to finish: it may also be the last one that serves.
@@ -488,6 +499,7 @@ enum Step {
     Exits(prop::sample::Index, bool),
     Reload,
     Scale(u32),
+    Fork,
     Recycle(prop::sample::Index),
     Leave(prop::sample::Index),
     Stop(Stop),
@@ -509,6 +521,7 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
         6 => (any::<Index>(), any::<bool>()).prop_map(|(who, success)| Step::Exits(who, success)),
         3 => Just(Step::Reload),
         2 => (0u32..6).prop_map(Step::Scale),
+        1 => Just(Step::Fork),
         2 => any::<Index>().prop_map(Step::Recycle),
         2 => any::<Index>().prop_map(Step::Leave),
         1 => stop.prop_map(Step::Stop),
@@ -521,13 +534,13 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
 fn plans() -> impl Strategy<Value = Plan> {
     let seconds = || prop_oneof![Just(ZERO), (1u64..40).prop_map(Duration::from_secs)];
     let respawn = prop_oneof![3 => Just(Respawn::Always), 1 => Just(Respawn::OnFailure), 1 => Just(Respawn::Never)];
-    let counts = (0u32..5, respawn, 1u32..8, seconds());
+    let counts = (0u32..5, respawn, 1u32..8, seconds(), any::<bool>());
     (counts, (seconds(), seconds(), seconds(), seconds())).prop_map(|(counts, times)| {
-        let (worker_count, respawn, burst_max, burst_window) = counts;
+        let (worker_count, respawn, burst_max, burst_window, outlives_workers) = counts;
         let (start_timeout, shutdown_timeout, kill_delay, shutdown_delay) = times;
         let times = Plan { start_timeout, shutdown_timeout, kill_delay, shutdown_delay, ..PLAN };
         let reload_parallel = 1 + burst_max % 3;
-        Plan { worker_count, respawn, burst_max, burst_window, reload_parallel, ..times }
+        Plan { worker_count, respawn, outlives_workers, burst_max, burst_window, reload_parallel, ..times }
     })
 }
 
@@ -545,6 +558,7 @@ impl Rig {
             Step::Exits(who, success) if !workers.is_empty() => drop(self.exits(*who.get(&workers), success)),
             Step::Reload => drop(self.hear(Event::ReloadRequested)),
             Step::Scale(count) => drop(self.hear(Event::ScaleRequested(count))),
+            Step::Fork if self.supervisor.is_running() => drop(self.forks()),
             Step::Recycle(who) if !workers.is_empty() => drop(self.hear(Event::RecycleDue(*who.get(&workers)))),
             Step::Leave(who) if !workers.is_empty() => drop(self.leaves(*who.get(&workers))),
             Step::Stop(stop) => drop(self.stop(stop)),

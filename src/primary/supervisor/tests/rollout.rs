@@ -271,3 +271,48 @@ fn a_stop_ends_a_rollout_with_everybody_in_it() {
     }
     assert_eq!(rig.finished, Some(Outcome::Stopped));
 }
+
+// Without workers.
+
+#[test]
+fn a_cluster_goes_on_without_workers_and_a_stop_ends_it() {
+    let mut rig = Rig::new(Plan { worker_count: 0, ..CLUSTER });
+    assert_eq!(rig.hear(Event::Begun), []);
+    assert_eq!(rig.hear(Event::ReloadRequested), [Effect::ReloadEnded(ReloadEnd::Done { generation: 1 })]);
+    assert_eq!(rig.hear(Event::ScaleRequested(1)), [Effect::Start(Slot(0))]);
+    rig.start_succeeds(0);
+    rig.becomes_ready(A);
+    assert_eq!(rig.hear(Event::ScaleRequested(0)), [Effect::Disconnect(A)], "nobody goes on with what it has");
+    assert_eq!(rig.exits(A, true), []);
+    let end = [Effect::EndListeners, Effect::CloseListeners, Effect::Finish(Outcome::Stopped)];
+    assert_eq!(rig.stop(Stop::Graceful), end);
+}
+
+#[test]
+fn a_cluster_whose_workers_are_not_replaced_outlives_the_last_one() {
+    let mut rig = Rig::ready(Plan { worker_count: 1, respawn: Respawn::Never, ..CLUSTER });
+    assert_eq!(rig.exits(A, false), []);
+    assert!(rig.supervisor.is_running() && rig.finished.is_none());
+    rig.forks();
+    assert_eq!(rig.living[&B].0, Slot(0), "in the place of the one that has gone");
+    assert_eq!(rig.supervisor.worker_count(), 1);
+}
+
+#[test]
+fn one_more_worker_has_a_slot_of_its_own_and_is_replaced_like_the_others() {
+    let mut rig = Rig::ready(PLAN);
+    assert_eq!(rig.forks(), []);
+    assert_eq!((rig.supervisor.worker_count(), rig.living[&WorkerId(3)].0), (3, Slot(2)));
+    assert_eq!(rig.due_in(), Some(PLAN.start_timeout));
+    rig.becomes_ready(WorkerId(3));
+    rig.pass(SETTLED);
+    assert_eq!(rig.exits(WorkerId(3), false), [Effect::Start(Slot(2))]);
+}
+
+#[test]
+fn who_serves_until_somebody_is_ready_finishes_when_nobody_will_be() {
+    let mut rig = Rig { sitting_max: 1, ..Rig::ready(Plan { worker_count: 1, ..CLUSTER }) };
+    assert_eq!(rig.hear(Event::DisconnectRequested(A)), [Effect::Start(Slot(0))], "it serves until then");
+    rig.start_succeeds(0);
+    assert_eq!(rig.hear(Event::ScaleRequested(0)), [Effect::Terminate(B), Effect::Disconnect(A)]);
+}
