@@ -12,6 +12,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixListener;
 
 use croupier::worker::Listener;
+use nix::libc::{BPF_K, BPF_RET};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use support::http::{self, Client};
 use support::roles;
@@ -369,6 +370,9 @@ fn an_inherited_listener_is_dealt_by_its_number() {
 fn an_inherited_listener_serves_the_next_primary_too() {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap().to_string();
+    // As if one had been killed while it let nobody in.
+    let nobody = socket2::SockFilter::new((BPF_RET | BPF_K) as u16, 0, 0, 0);
+    socket2::SockRef::from(&listener).attach_filter(&[nobody]).unwrap();
     for _ in 0..2 {
         let mut croupier = Croupier::spawn_with_stdin(
             support::undeclared_with_fds(&["--workers", "1", "--listen", "fd:3"], None),

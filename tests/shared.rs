@@ -5,7 +5,8 @@
 mod support;
 
 use std::collections::BTreeSet;
-use std::net::TcpListener;
+use std::io::{ErrorKind, Read};
+use std::net::{TcpListener, TcpStream};
 
 use nix::sys::signal::Signal;
 use support::http::{self, Client};
@@ -81,6 +82,19 @@ fn everybody_ends_well_while_a_connection_is_served_and_another_one_waits() {
     scripted.croupier.log().wait_for("signal=SIGTERM");
     drop((_waiting, _serving));
     assert_eq!(scripted.croupier.wait_exit(), Some(0));
+}
+
+#[test]
+fn a_client_of_a_listener_that_no_worker_asked_for_does_not_delay_the_end() {
+    let options = ["--workers", "1", "--listen", "127.0.0.1:0", "--listen", "127.0.0.1:0,policy=shared"];
+    let mut croupier = Croupier::spawn(support::undeclared(&options));
+    croupier.wait_ready(1);
+    let line = croupier.log().wait_for_count("dealing 127.", 2)[1].clone();
+    let unasked = line.split("dealing ").nth(1).unwrap().split(' ').next().unwrap().to_owned();
+    let mut waiting = TcpStream::connect(unasked).unwrap();
+    assert_eq!(croupier.terminate(), Some(0), "without force, before --shutdown-timeout");
+    let end = waiting.read(&mut [0]).map_err(|error| error.kind());
+    assert!(matches!(end, Ok(0) | Err(ErrorKind::ConnectionReset)), "{end:?}");
 }
 
 #[test]

@@ -512,12 +512,17 @@ impl Listener {
     /// Whether an ending has come to its end: everything that there was has been dealt.
     pub fn has_ended(&self) -> bool {
         let is_empty = self.is_backlog_empty() && self.returned.is_empty();
-        self.socket.is_none() || self.ending == Some(Ending::Emptying) && is_empty
+        self.socket.is_none() || self.is_emptying() && is_empty
     }
 
-    /// Nobody new is let in, and no worker takes those who are there.
-    pub fn is_deserted(&self) -> bool {
-        self.ending == Some(Ending::Emptying) && !self.is_shared() && self.seats.iter().all(Option::is_none)
+    /// Nobody new is let in, and those who are there are all that will ever be.
+    pub fn is_emptying(&self) -> bool {
+        self.ending == Some(Ending::Emptying)
+    }
+
+    /// No worker sits here; in a shared listener none ever does.
+    pub fn is_vacated(&self) -> bool {
+        self.seats.iter().all(Option::is_none)
     }
 
     /// Nobody waits to be accepted. While no worker has room nobody accepts either, so that no `EAGAIN` has said so:

@@ -91,6 +91,8 @@ impl Socket {
         if kind == Ok(SockType::Stream) && getsockopt(&fd, sockopt::AcceptConn) != Ok(true) {
             return Err(wrong());
         }
+        // That of a primary which was killed while it ended: see `let_anybody_in`.
+        let _ = socket2::SockRef::from(&fd).detach_filter();
         fcntl(&fd, FcntlArg::F_SETFD(FdFlag::FD_CLOEXEC))?;
         let flags = OFlag::from_bits_retain(fcntl(&fd, FcntlArg::F_GETFL)?);
         fcntl(&fd, FcntlArg::F_SETFL(flags | OFlag::O_NONBLOCK))?;

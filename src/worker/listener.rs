@@ -386,7 +386,8 @@ impl Listener {
     }
 
     /// Asks the primary to deal no more connections here. Those that were not taken go to other workers; then
-    /// `accept` reports the end. Without a primary it does nothing: drop the listener.
+    /// `accept` reports the end. A socket that workers share (policy `shared`) is closed, and its address free, when
+    /// this is dropped. Without a primary it does nothing: drop the listener.
     pub fn close(&self) {
         if let Some(membership) = self.membership() {
             membership.close();

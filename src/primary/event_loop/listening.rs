@@ -386,7 +386,7 @@ impl Primary {
         self.note_deserted();
     }
 
-    fn anyone_listens(&self, index: usize) -> bool {
+    pub(super) fn anyone_listens(&self, index: usize) -> bool {
         self.lanes_of(index).any(|(_, phase)| phase != Phase::Ended)
     }
 

@@ -343,8 +343,14 @@ impl Primary {
             lifecycle::State::Ready | lifecycle::State::Draining | lifecycle::State::Disconnected => false,
         };
         let anyone_may_come = self.workers.iter().any(may_come);
-        let has_ended = |listener: &Listener| listener.has_ended() || listener.is_deserted() && !anyone_may_come;
-        if self.listeners.iter().all(has_ended) {
+        let nobody_takes = |index: usize, listener: &Listener| match listener.is_shared() {
+            true => !self.anyone_listens(index),
+            false => listener.is_vacated(),
+        };
+        let has_ended = |(index, listener): (usize, &Listener)| {
+            listener.has_ended() || listener.is_emptying() && !anyone_may_come && nobody_takes(index, listener)
+        };
+        if self.listeners.iter().enumerate().all(has_ended) {
             self.close_listeners();
             self.decide(Event::ListenersEnded);
         }
