@@ -1,5 +1,5 @@
-//! How much a worker may want, and what becomes of wishes that cannot be: every limit has a name, reaching it is an error
-//! of that worker alone, the clients of the others notice nothing, and the primary stays as small as it was.
+//! How much a worker may want, and what becomes of wishes that cannot be: every limit has a name, reaching it is an
+//! error of that worker alone, the clients of the others notice nothing, and the primary stays as small as it was.
 
 #![cfg(feature = "cli")]
 
@@ -199,7 +199,7 @@ fn workers_together_have_1024_listeners_and_those_of_the_primary_are_no_less_for
     let path = format!("--env={ARGUMENT}={}", place.path().display());
     let count = WORKERS.to_string();
     let mut croupier = Croupier::of_role(&["--workers", &count, &path], "worker_that_wants_24");
-    let lines = croupier.log().wait_for_count(" has ", WORKERS);
+    let lines = croupier.log().wait_for_count(" has listeners: ", WORKERS);
     let number = |line: &String| line.rsplit(' ').next().unwrap().parse::<usize>().unwrap();
     assert_eq!(lines.iter().map(number).sum::<usize>(), LISTENERS_MAX);
     let refused = croupier.log().wait_for("may not listen");
@@ -227,7 +227,7 @@ fn worker_that_wants_24() {
             }
         }
         event_loop.listen(worker.listen_on_first(&options).unwrap()).unwrap();
-        say(&format!("worker {} has {granted}", worker.id()));
+        say(&format!("worker {} has listeners: {granted}", worker.id()));
         event_loop.run().unwrap();
         std::process::exit(0);
     }

@@ -88,8 +88,16 @@ impl Primary {
 
     /// The place of a listener that is closed, and that no lane knows any more.
     fn vacant_place(&self) -> Option<usize> {
-        let is_known = |index: usize| self.lanes_of(index).next().is_some();
-        (0..self.listeners.len()).find(|index| self.listeners[*index].is_gone() && !is_known(*index))
+        let is_known = self.which_have(|_| true);
+        (0..self.listeners.len()).find(|index| self.listeners[*index].is_gone() && !is_known[*index])
+    }
+
+    /// For every listener, whether there is a lane of it in such a phase. One pass: there may be a thousand of both.
+    fn which_have(&self, is_such: impl Fn(Phase) -> bool) -> Vec<bool> {
+        let mut have = vec![false; self.listeners.len()];
+        let lanes = self.workers.iter().flat_map(|worker| worker.lanes().map(|(_, lane)| lane));
+        lanes.filter(|lane| is_such(lane.phase())).for_each(|lane| have[lane.listener] = true);
+        have
     }
 
     /// All lanes of a listener, those that have ended included.
@@ -393,10 +401,10 @@ impl Primary {
     /// Workers have died or drain: notes on which listeners nobody listens now.
     pub(super) fn note_deserted(&mut self) {
         let now = Monotonic::now();
-        for index in 0..self.listeners.len() {
-            let listener = &self.listeners[index];
-            if !listener.is_declared() && !listener.is_closed() && !self.anyone_listens(index) {
-                self.listeners[index].deserted_since.get_or_insert(now);
+        let is_wanted = self.which_have(|phase| phase != Phase::Ended);
+        for (listener, is_wanted) in self.listeners.iter_mut().zip(is_wanted) {
+            if !listener.is_declared() && !listener.is_closed() && !is_wanted {
+                listener.deserted_since.get_or_insert(now);
             }
         }
     }
