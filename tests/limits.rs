@@ -50,6 +50,15 @@ impl Stage {
         Self { croupier: Croupier::of_role(&options, "worker_that_overdoes_it"), place }
     }
 
+    /// The same; the primary may have so many descriptors.
+    fn with_open_files(count: u32, mode: &str, argument: &str) -> Self {
+        let stage = Self::of(mode, argument);
+        let limits = format!("--nofile={count}:{count}");
+        let pid = stage.croupier.pid().to_string();
+        assert!(std::process::Command::new("prlimit").args(["--pid", &pid, &limits]).status().unwrap().success());
+        stage
+    }
+
     /// Lets it, and serves clients meanwhile. Returns what it says at the end.
     #[track_caller]
     fn play(&self) -> String {
@@ -103,6 +112,19 @@ fn a_thousand_listeners_at_once_are_24_and_nothing_is_bound_for_the_others() {
     assert_eq!(stage.croupier.log().count("may not listen: a worker can have 24 listeners"), 976);
     assert_eq!(stage.croupier.log().count("bound for worker=1"), 24);
     drop(TcpListener::bind(("127.0.0.1", port)).unwrap());
+    stage.end();
+}
+
+#[test]
+fn what_workers_ask_for_leaves_the_primary_descriptors_for_connections() {
+    let stage = Stage::with_open_files(100, "at once", &free_port().to_string());
+    let said = stage.play();
+    let (granted, refused) = said.split_once(" granted, ").unwrap();
+    let granted: usize = granted.parse().unwrap();
+    assert!((1..LANES_MAX).contains(&granted), "{said}");
+    assert_eq!(refused, format!("{:?}", vec![Errno::ENFILE as i32; 1000 - granted]));
+    assert!(stage.size().0 <= 80, "{} descriptors", stage.size().0);
+    assert_eq!(stage.croupier.log().count("cannot accept"), 0);
     stage.end();
 }
 

@@ -32,7 +32,7 @@ use crate::protocol::deal_channel;
 use crate::protocol::ids::{LaneId, WorkerId};
 use crate::protocol::scoreboard::LANES_MAX;
 use crate::protocol::time::Monotonic;
-use crate::sys::fd_passing;
+use crate::sys::{fd_passing, limits};
 
 /// How long a listener on which nobody listens any more is kept for a replacement that is ready already.
 const DESERTED_FOR: Duration = Duration::from_secs(2);
@@ -48,6 +48,15 @@ struct Refusal {
 
 fn refusal<T>(errno: Errno, reason: impl Into<String>) -> Result<T, Refusal> {
     Err(Refusal { errno, reason: reason.into() })
+}
+
+/// What workers ask for takes three quarters of the primary's descriptors at most: the others are for connections, and
+/// for workers to come.
+fn few_descriptors<T>() -> Result<T, Refusal> {
+    refusal(
+        Errno::ENFILE,
+        "the primary keeps its last file descriptors for connections (raise its limit of open files)",
+    )
 }
 
 impl Primary {
@@ -226,6 +235,9 @@ impl Primary {
                 return refusal(Errno::from_raw(error.errno()), format!("listen on {name}: {}", error.plainly()));
             }
         };
+        if listener.is_of_the_last_descriptors() {
+            return few_descriptors();
+        }
         log::info!("listener={} bound for worker={id}", listener.address());
         self.add_listener(listener).map_err(|error| Refusal { errno: Errno::ENFILE, reason: error.to_string() })
     }
@@ -245,6 +257,9 @@ impl Primary {
             reason: format!("the primary has no file descriptor left: {error}"),
         };
         let ends = deal_channel::pair().map_err(no_descriptor)?;
+        if !self.listeners[index].is_declared() && limits::is_in_last_quarter(ends.1.as_fd()) {
+            return few_descriptors();
+        }
         let token = Source::Deal(id, lane_id).token();
         let registry = self.poll.registry();
         registry
