@@ -1,5 +1,5 @@
-//! How much a worker may want, and what becomes of wishes that cannot be: every limit has a name, reaching it is an error
-//! of that worker alone, the clients of the others notice nothing, and the primary stays as small as it was.
+//! How much a worker may want, and what becomes of wishes that cannot be: every limit has a name, reaching it is an
+//! error of that worker alone, the clients of the others notice nothing, and the primary stays as small as it was.
 
 #![cfg(feature = "cli")]
 
@@ -48,6 +48,16 @@ impl Stage {
         let variables = variables.map(|(name, value)| format!("--env={name}={value}"));
         let options: Vec<&str> = ["--workers", "2"].into_iter().chain(variables.iter().map(String::as_str)).collect();
         Self { croupier: Croupier::of_role(&options, "worker_that_overdoes_it"), place }
+    }
+
+    /// The same; the primary may have so many descriptors.
+    fn with_open_files(count: u32, mode: &str, argument: &str) -> Self {
+        let stage = Self::of(mode, argument);
+        stage.croupier.wait_ready(2); // these were started with the limits of this process
+        let limits = format!("--nofile={count}:");
+        let pid = stage.croupier.pid().to_string();
+        assert!(std::process::Command::new("prlimit").args(["--pid", &pid, &limits]).status().unwrap().success());
+        stage
     }
 
     /// Lets it, and serves clients meanwhile. Returns what it says at the end.
@@ -100,9 +110,22 @@ fn a_thousand_listeners_at_once_are_24_and_nothing_is_bound_for_the_others() {
     let port = free_port();
     let stage = Stage::of("at once", &port.to_string());
     assert_eq!(stage.play(), format!("24 granted, {:?}", [Errno::EMFILE as i32; 976]));
-    assert_eq!(stage.croupier.log().count("may not listen: a worker can have 24 listeners"), 976);
+    stage.croupier.log().wait_for_count("may not listen: a worker can have 24 listeners", 976);
     assert_eq!(stage.croupier.log().count("bound for worker=1"), 24);
     drop(TcpListener::bind(("127.0.0.1", port)).unwrap());
+    stage.end();
+}
+
+#[test]
+fn what_workers_ask_for_leaves_the_primary_descriptors_for_connections() {
+    let stage = Stage::with_open_files(100, "at once", &free_port().to_string());
+    let said = stage.play();
+    let (granted, refused) = said.split_once(" granted, ").unwrap();
+    let granted: usize = granted.parse().unwrap();
+    assert!((1..LANES_MAX).contains(&granted), "{said}");
+    assert_eq!(refused, format!("{:?}", vec![Errno::ENFILE as i32; 1000 - granted]));
+    assert!(stage.size().0 <= 80, "{} descriptors", stage.size().0);
+    assert_eq!(stage.croupier.log().count("cannot accept"), 0);
     stage.end();
 }
 
@@ -126,10 +149,8 @@ fn wishes_that_cannot_be_are_refused_in_one_line() {
     let stage = Stage::of("what cannot be", "");
     let expected: Vec<i32> = impossible().into_iter().map(|(_, errno)| errno as i32).collect();
     assert_eq!(stage.play(), format!("0 granted, {expected:?}"));
-    let lines = stage.croupier.log().lines();
-    let refused: Vec<&String> = lines.iter().filter(|line| line.contains("may not listen: ")).collect();
-    assert_eq!(refused.len(), expected.len());
-    for line in lines {
+    stage.croupier.log().wait_for_count("may not listen: ", expected.len());
+    for line in stage.croupier.log().lines() {
         assert!(line.len() < 500 && !line.contains(char::is_control) && !line.starts_with("EVIL"), "{line:?}");
     }
     stage.end();
@@ -199,7 +220,7 @@ fn workers_together_have_1024_listeners_and_those_of_the_primary_are_no_less_for
     let path = format!("--env={ARGUMENT}={}", place.path().display());
     let count = WORKERS.to_string();
     let mut croupier = Croupier::of_role(&["--workers", &count, &path], "worker_that_wants_24");
-    let lines = croupier.log().wait_for_count(" has ", WORKERS);
+    let lines = croupier.log().wait_for_count(" has listeners: ", WORKERS);
     let number = |line: &String| line.rsplit(' ').next().unwrap().parse::<usize>().unwrap();
     assert_eq!(lines.iter().map(number).sum::<usize>(), LISTENERS_MAX);
     let refused = croupier.log().wait_for("may not listen");
@@ -227,7 +248,7 @@ fn worker_that_wants_24() {
             }
         }
         event_loop.listen(worker.listen_on_first(&options).unwrap()).unwrap();
-        say(&format!("worker {} has {granted}", worker.id()));
+        say(&format!("worker {} has listeners: {granted}", worker.id()));
         event_loop.run().unwrap();
         std::process::exit(0);
     }

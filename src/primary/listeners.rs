@@ -19,6 +19,7 @@ use crate::protocol::control::ListenWish;
 use crate::protocol::ids::{LaneId, WorkerId};
 use crate::protocol::record::{Kind, Record};
 use crate::protocol::time::Monotonic;
+use crate::sys::limits;
 use serde::{Deserialize, Serialize};
 
 /// How long accepting rests when this process or the machine has no descriptors or memory left.
@@ -223,6 +224,11 @@ impl Listener {
     /// The socket for workers, if it is shared.
     pub fn shared_socket(&self) -> Option<BorrowedFd<'_>> {
         self.socket.as_ref().filter(|_| self.is_shared()).map(Socket::as_fd)
+    }
+
+    /// Whether there are few descriptors left beside its own.
+    pub fn is_of_the_last_descriptors(&self) -> bool {
+        self.socket.as_ref().is_some_and(|socket| limits::is_in_last_quarter(socket.as_fd()))
     }
 
     /// Whether it is a UDP socket.

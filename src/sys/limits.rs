@@ -2,6 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 use std::io;
+use std::os::fd::{AsRawFd, BorrowedFd};
 
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 
@@ -22,6 +23,13 @@ pub struct OpenFiles {
 pub fn open_files() -> io::Result<OpenFiles> {
     let (soft, hard) = getrlimit(Resource::RLIMIT_NOFILE)?;
     Ok(OpenFiles { soft, hard })
+}
+
+/// Whether `fd` is among the last quarter of the numbers that this process may have. Whatever is opened gets the lowest
+/// one that is free, so that then three quarters were in use. Source: open(2), getrlimit(2).
+pub fn is_in_last_quarter(fd: BorrowedFd<'_>) -> bool {
+    let soft = open_files().map_or(u64::MAX, |limit| limit.soft);
+    fd.as_raw_fd().unsigned_abs() as u64 >= soft - soft / 4
 }
 
 /// Raises the soft limit of this process to the hard one and returns what was in force before.

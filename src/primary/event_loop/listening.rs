@@ -32,7 +32,7 @@ use crate::protocol::deal_channel;
 use crate::protocol::ids::{LaneId, WorkerId};
 use crate::protocol::scoreboard::LANES_MAX;
 use crate::protocol::time::Monotonic;
-use crate::sys::fd_passing;
+use crate::sys::{fd_passing, limits};
 
 /// How long a listener on which nobody listens any more is kept for a replacement that is ready already.
 const DESERTED_FOR: Duration = Duration::from_secs(2);
@@ -48,6 +48,15 @@ struct Refusal {
 
 fn refusal<T>(errno: Errno, reason: impl Into<String>) -> Result<T, Refusal> {
     Err(Refusal { errno, reason: reason.into() })
+}
+
+/// What workers ask for takes three quarters of the primary's descriptors at most: the others are for connections, and
+/// for workers to come.
+fn few_descriptors<T>() -> Result<T, Refusal> {
+    refusal(
+        Errno::ENFILE,
+        "the primary keeps its last file descriptors for connections (raise its limit of open files)",
+    )
 }
 
 impl Primary {
@@ -88,8 +97,16 @@ impl Primary {
 
     /// The place of a listener that is closed, and that no lane knows any more.
     fn vacant_place(&self) -> Option<usize> {
-        let is_known = |index: usize| self.lanes_of(index).next().is_some();
-        (0..self.listeners.len()).find(|index| self.listeners[*index].is_gone() && !is_known(*index))
+        let is_known = self.which_have(|_| true);
+        (0..self.listeners.len()).find(|index| self.listeners[*index].is_gone() && !is_known[*index])
+    }
+
+    /// For every listener, whether there is a lane of it in such a phase. One pass: there may be a thousand of both.
+    fn which_have(&self, is_such: impl Fn(Phase) -> bool) -> Vec<bool> {
+        let mut have = vec![false; self.listeners.len()];
+        let lanes = self.workers.iter().flat_map(|worker| worker.lanes().map(|(_, lane)| lane));
+        lanes.filter(|lane| is_such(lane.phase())).for_each(|lane| have[lane.listener] = true);
+        have
     }
 
     /// All lanes of a listener, those that have ended included.
@@ -218,6 +235,9 @@ impl Primary {
                 return refusal(Errno::from_raw(error.errno()), format!("listen on {name}: {}", error.plainly()));
             }
         };
+        if listener.is_of_the_last_descriptors() {
+            return few_descriptors();
+        }
         log::info!("listener={} bound for worker={id}", listener.address());
         self.add_listener(listener).map_err(|error| Refusal { errno: Errno::ENFILE, reason: error.to_string() })
     }
@@ -237,6 +257,9 @@ impl Primary {
             reason: format!("the primary has no file descriptor left: {error}"),
         };
         let ends = deal_channel::pair().map_err(no_descriptor)?;
+        if !self.listeners[index].is_declared() && limits::is_in_last_quarter(ends.1.as_fd()) {
+            return few_descriptors();
+        }
         let token = Source::Deal(id, lane_id).token();
         let registry = self.poll.registry();
         registry
@@ -393,10 +416,10 @@ impl Primary {
     /// Workers have died or drain: notes on which listeners nobody listens now.
     pub(super) fn note_deserted(&mut self) {
         let now = Monotonic::now();
-        for index in 0..self.listeners.len() {
-            let listener = &self.listeners[index];
-            if !listener.is_declared() && !listener.is_closed() && !self.anyone_listens(index) {
-                self.listeners[index].deserted_since.get_or_insert(now);
+        let is_wanted = self.which_have(|phase| phase != Phase::Ended);
+        for (listener, is_wanted) in self.listeners.iter_mut().zip(is_wanted) {
+            if !listener.is_declared() && !listener.is_closed() && !is_wanted {
+                listener.deserted_since.get_or_insert(now);
             }
         }
     }
