@@ -1,8 +1,8 @@
-//! A policy of one's own: the next connection goes to whoever has had the fewest. A worker that comes later gets all of
-//! them until it has caught up; in rotation it would get its share, and no more.
+//! A policy of one's own: the next connection goes to whoever has had the fewest. A worker that comes later gets all
+//! of them until it has caught up; in rotation it would get its share, and no more.
 //!
-//! `fewest_requests [ADDRESS]`, then `curl http://127.0.0.1:8000/` as often as you like; `fork` and Enter adds a worker,
-//! Enter alone ends and says who had how many.
+//! `fewest_requests [ADDRESS]`, then `nc 127.0.0.1 8000` as often as you like; `fork` and Enter adds a worker, Enter
+//! alone ends and says who had how many.
 
 use std::error::Error;
 use std::io::{self, Write};

@@ -40,8 +40,8 @@ fn hand_over(mut client: TcpStream, cluster: &RunningCluster) -> io::Result<()> 
     client.set_read_timeout(None)?;
     let worker = WorkerId(u32::from(wish[0].wrapping_sub(b'0')));
     let apology = client.try_clone()?;
-    // The message and the socket go together, and are kept until the worker reads. The primary closes what it sent: when
-    // this function has closed its copy too, the connection is the worker's alone, and ends when that one closes it.
+    // The message and the socket go together, and are kept until the worker reads. The primary closes what it sent:
+    // when this function has closed its copy too, the connection is the worker's alone, and ends when it closes it.
     match cluster.send(worker, "a guest of yours", Some(client.into())) {
         Ok(()) => Ok(()),
         Err(error) => writeln!(&apology, "sorry: {error}"),
