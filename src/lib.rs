@@ -13,7 +13,8 @@
 //!
 //! # Map
 //! - [`worker`]: for servers. [`worker::Listener::bind`] asks the primary if there is one and binds itself if not.
-//! - [`primary`]: for whoever starts the workers. The `croupier` command is one user of it.
+//! - [`primary`]: for whoever starts the workers. [`primary::Cluster`] is a primary in a few lines of a program of your
+//!   own; the `croupier` command is the other user.
 //! - [`protocol`]: the contract between the two, for workers in other languages.
 //!
 //! # A worker

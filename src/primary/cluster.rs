@@ -92,8 +92,9 @@ impl Cluster {
         Self { worker_count: settings.plan.worker_count, settings, events_max: EVENTS_MAX_DEFAULT, mistake: None }
     }
 
-    /// Declares listeners, written as for `--listen`: `127.0.0.1:8000`, `[::]:0,policy=source-hash`, `unix:/run/app.sock`.
-    /// They are there from the start to the end; the first is the default of workers, which may ask for others.
+    /// Declares listeners, written as for `--listen`: `127.0.0.1:8000`, `[::]:0,policy=source-hash`,
+    /// `unix:/run/app.sock`. They are there from the start to the end; the first is the default of workers, which may
+    /// ask for others.
     pub fn listen(mut self, listeners: &str) -> Self {
         match listeners.parse() {
             Ok(ListenerSpecs(specs)) => self.settings.listeners.extend(specs),
@@ -177,9 +178,9 @@ impl Cluster {
         Self { events_max, ..self }
     }
 
-    /// Everything else. Three fields are taken from elsewhere: `plan.worker_count` is the sum of [`workers`](Self::workers)
-    /// and groups, `plan.outlives_workers` is true, `invocation` is `None`: a program that embeds a primary cannot be
-    /// upgraded in place.
+    /// Everything else. Three fields are taken from elsewhere: `plan.worker_count` is the sum of
+    /// [`workers`](Self::workers) and groups, `plan.outlives_workers` is true, `invocation` is `None`: a program that
+    /// embeds a primary cannot be upgraded in place.
     pub fn settings(mut self, set: impl FnOnce(&mut Settings)) -> Self {
         set(&mut self.settings);
         self
@@ -188,8 +189,8 @@ impl Cluster {
     /// Binds every listener, starts the workers, and returns. The primary runs in a thread of its own, in which every
     /// signal is blocked. The process's signal handlers, directory, umask and limits are left as they are.
     ///
-    /// Workers are waited for by pidfd, each by itself. But a process that ignores SIGCHLD, or waits for any child, takes
-    /// their exit codes away.
+    /// Workers are waited for by pidfd, each by itself. But a process that ignores SIGCHLD, or waits for any child,
+    /// takes their exit codes away.
     ///
     /// # Errors
     /// [`StartError`]; nothing is left of it then. A command that cannot be executed is no such error: it ends the
@@ -246,8 +247,8 @@ impl RunningCluster {
         &self.remote
     }
 
-    /// Sends a worker a message: any JSON, and one descriptor of any kind if need be, which the primary closes when it is
-    /// sent. What a worker has not read yet is kept, and what it has not received when it ends is lost.
+    /// Sends a worker a message: any JSON, and one descriptor of any kind if need be, which the primary closes when it
+    /// is sent. What a worker has not read yet is kept, and what it has not received when it ends is lost.
     ///
     /// # Errors
     /// [`NotDone`]; [`Undelivered::WouldExceed`] if the worker must read some first.
@@ -279,9 +280,9 @@ impl RunningCluster {
         self.asked(|answer| Order::Fork(variables, answer))
     }
 
-    /// Changes the command for workers that are started from now on; what `change` leaves alone stays. It is called for the
-    /// command of every [group](Cluster::group) too, after the one without: in the primary's thread, where it must neither
-    /// block nor panic. [`reload`](Self::reload) brings the change to everybody.
+    /// Changes the command for workers that are started from now on; what `change` leaves alone stays. It is called for
+    /// the command of every [group](Cluster::group) too, after the one without: in the primary's thread, where it must
+    /// neither block nor panic. [`reload`](Self::reload) brings the change to everybody.
     ///
     /// # Errors
     /// [`NotDone`].
@@ -298,8 +299,8 @@ impl RunningCluster {
         self.asked(|answer| Order::Disconnect(worker, answer))
     }
 
-    /// Has all workers finish, with nobody to follow them, and waits until they have ended. Clients wait in the backlogs
-    /// of declared listeners until [`scale`](Self::scale) or [`fork`](Self::fork) bring somebody.
+    /// Has all workers finish, with nobody to follow them, and waits until they have ended. Clients wait in the
+    /// backlogs of declared listeners until [`scale`](Self::scale) or [`fork`](Self::fork) bring somebody.
     ///
     /// # Errors
     /// [`NotDone`].

@@ -45,15 +45,15 @@ pub enum Command {
     Scale(Scale, Answer<Result<Scaled, Refused>>),
     /// End. The answer comes at once.
     Stop(Stop, Answer<()>),
-    /// Start one worker more, of the command without a group, with these variables besides. It has a slot of its own, and
-    /// who is started there later has the same ones. The answer comes once its process runs, or does not.
+    /// Start one worker more, of the command without a group, with these variables besides. It has a slot of its own,
+    /// and who is started there later has the same ones. The answer comes once its process runs, or does not.
     Fork(Vec<Variable>, Answer<Result<WorkerId, Refused>>),
     /// Have other commands for workers that are started from now on.
     Change(Change, Answer<()>),
     /// Replace one worker: it finishes what it is doing.
     Disconnect(WorkerId, Answer<Result<(), Refused>>),
-    /// Have no workers: all of them finish, and nobody follows. The answer comes when those that there are have ended, or
-    /// before the end of the primary. Only for a primary that [outlives its workers](Plan::outlives_workers).
+    /// Have no workers: all of them finish, and nobody follows. The answer comes when those that there are have ended.
+    /// Only for a primary that [outlives its workers](Plan::outlives_workers).
     DisconnectAll(Answer<Result<(), Refused>>),
     /// Send one worker a signal that is to end it, SIGKILL to its whole process group. It is replaced as if it had
     /// ended by itself. One that has ended already, or is about to, and is not forgotten yet is no error.

@@ -128,8 +128,8 @@ pub const OPEN_FILES_RESERVED: u64 = 64;
 pub const NAME_MAX_BYTES: usize = 64;
 
 impl Settings {
-    /// Workers of this command, one per CPU that this process may use, and the defaults of the README's table. Nothing is
-    /// declared: workers get what they ask for.
+    /// Workers of this command, one per CPU that this process may use, and the defaults of the README's table. Nothing
+    /// is declared: workers get what they ask for.
     pub fn of(command: Command) -> Self {
         // Affinity and cgroup quota are taken into account by the standard library.
         let cpu_count = std::thread::available_parallelism().map_or(1, |count| count.get() as u32);
