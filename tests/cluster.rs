@@ -5,13 +5,15 @@
 mod support;
 
 use std::net::SocketAddr;
+use std::sync::Arc;
 
 use croupier::primary::commands::{Refused, Scale, Signal, Unsent};
 use croupier::primary::events::Event;
+use croupier::primary::output::{self, Destination, LineSink};
 use croupier::primary::policy::{Choice, Policy, PolicyKind};
 use croupier::primary::settings::{Command, Settings};
 use croupier::primary::supervisor::{GaveUp, Outcome, Respawn};
-use croupier::primary::{Cluster, NotDone, RunningCluster, StartError};
+use croupier::primary::{Cluster, Crash, NotDone, RunningCluster, StartError};
 use croupier::protocol::ids::{Slot, WorkerId};
 
 use support::embedded::{command, word};
@@ -229,6 +231,10 @@ fn what_cannot_be_is_said_at_the_start_or_to_whoever_asked() {
     let nobody = || Cluster::of(Command::new("/no/such/program")).workers(0);
     let error = nobody().listen("127.0.0.1:0,policy=fair").listen("nonsense").start().unwrap_err();
     assert!(matches!(error, StartError::Listener(_)) && error.to_string().contains("fair"), "{error}");
+    let error = nobody().workers(4000).group(Command::new("sh"), 97).start().unwrap_err();
+    assert_eq!(error.to_string(), "workers: 4097 is not possible: give 0 to 4096");
+    let error = nobody().settings(|settings| settings.queue_max = 0).start().unwrap_err();
+    assert_eq!(error.to_string(), "queue_max: 0 is not possible: give 1 to 256");
     let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let error = nobody().listen(&taken.local_addr().unwrap().to_string()).start().unwrap_err();
     assert!(matches!(error, StartError::Bind(_)), "{error}");
@@ -261,6 +267,43 @@ fn clusters_of_one_process_know_nothing_of_each_other() {
     assert_eq!(one.stop().unwrap().outcome, Outcome::Stopped);
     assert_eq!(other.status().unwrap().workers.len(), 2);
     http::get(&address(&other)).expect("the other one serves");
+}
+
+#[test]
+fn a_panic_of_the_programs_own_code_ends_the_cluster_and_its_workers_and_is_told() {
+    let cluster = serving(1).start().unwrap();
+    wait_listening(&cluster, 1);
+    let worker = cluster.status().unwrap().workers[0].pid;
+    let told = cluster.change(|_| panic!("a mistake in a change"));
+    assert!(matches!(told, Err(NotDone::Unsent(Unsent::Ended))), "{told:?}");
+    assert!(matches!(cluster.wait(), Err(Crash::Panicked)) && matches!(cluster.stop(), Err(Crash::Panicked)));
+    processes::wait_gone(worker);
+}
+
+/// Hands on what it gets.
+#[derive(Debug)]
+struct Lines(crossbeam_channel::Sender<String>);
+
+impl LineSink for Lines {
+    fn take(&self, lines: &output::Lines<'_>) {
+        for (line, _) in lines.iter() {
+            let line = String::from_utf8_lossy(line);
+            // The test may have ended.
+            let _ = self.0.send(format!("{} of {}: {line}", lines.stream, lines.worker));
+        }
+    }
+}
+
+#[test]
+fn workers_are_whose_they_are_to_be_and_their_output_goes_where_it_is_to_go() {
+    let (sender, lines) = crossbeam_channel::unbounded();
+    let says = Command::new("sh").argument("-c").argument("echo $(id -u) $(id -g) \"$0\"; exec sleep 1000");
+    let cluster = Cluster::of(says.argument("two  words")).workers(1).stderr(Destination::Null);
+    let cluster = cluster.stdout(Destination::Lines(Arc::new(Lines(sender))));
+    let cluster = cluster.user("4711").unwrap().user_group("4712").unwrap().start().unwrap();
+    assert_eq!(lines.recv_timeout(DEADLINE).unwrap(), "stdout of 1: 4711 4712 two  words");
+    drop(cluster);
+    assert!(Cluster::of(Command::new("sh")).user("no-such-user").is_err());
 }
 
 /// Everything to the slot with the highest number.

@@ -66,7 +66,7 @@ pub(super) fn run(options: RunOptions) -> Result<(), Failure> {
         StartError::Output(OpenError { stream, path, error }) => {
             Failure::new(Exit::Usage, format!("--{stream} {}: {error}; {APPEND_REMEDY}", path.display()))
         }
-        StartError::Listener(_) => Failure::new(Exit::Usage, error.to_string()),
+        StartError::Listener(_) | StartError::OutOfRange { .. } => Failure::new(Exit::Usage, error.to_string()),
         StartError::EventLoop(_) => Failure::new(Exit::Failed, error.to_string()),
     })?;
     primary.obey(signals).map_err(failed("read signals"))?;

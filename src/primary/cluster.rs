@@ -17,7 +17,7 @@ use super::events::Event;
 use super::listener_spec::{BadListener, ListenerSpec, ListenerSpecs};
 use super::output::Destination;
 use super::policy::PolicyKind;
-use super::settings::{Command, Group, Identity, Settings, Unknown};
+use super::settings::{Command, Group, Identity, QUEUE_MAX_LIMIT, Settings, Unknown, WORKERS_MAX};
 use super::status::{Scaled, Status};
 use super::supervisor::{Respawn, Stop};
 use super::{Ending, Primary, StartError};
@@ -204,6 +204,8 @@ impl Cluster {
         settings.plan.worker_count = in_groups.fold(worker_count, u32::saturating_add);
         settings.plan.outlives_workers = true;
         settings.invocation = None;
+        check("workers", settings.plan.worker_count, 0, WORKERS_MAX)?;
+        check("queue_max", settings.queue_max, 1, QUEUE_MAX_LIMIT)?;
         let mut primary = Primary::bind(settings)?;
         let (remote, events) = (primary.remote(), primary.subscribe(events_max));
         let addresses = primary.addresses().cloned().collect();
@@ -219,6 +221,13 @@ impl Cluster {
     fn note(&mut self, mistake: BadListener) {
         self.mistake.get_or_insert(mistake.into());
     }
+}
+
+fn check(what: &'static str, value: u32, least: u32, most: u32) -> Result<(), StartError> {
+    if (least..=most).contains(&value) {
+        return Ok(());
+    }
+    Err(StartError::OutOfRange { what, value, least, most })
 }
 
 impl RunningCluster {

@@ -109,6 +109,18 @@ pub enum StartError {
     /// An address is none.
     #[error(transparent)]
     Listener(#[from] BadListener),
+    /// A number is none that a primary can go by.
+    #[error("{what}: {value} is not possible: give {least} to {most}")]
+    OutOfRange {
+        /// Of what.
+        what: &'static str,
+        /// The number.
+        value: u32,
+        /// The smallest that is possible.
+        least: u32,
+        /// The largest.
+        most: u32,
+    },
     /// An address could not be bound.
     #[error(transparent)]
     Bind(#[from] BindError),
