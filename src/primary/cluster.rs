@@ -166,7 +166,8 @@ impl Cluster {
         self
     }
 
-    /// How long workers may take until they listen, and until they have finished.
+    /// How long workers may take until they listen, and until they have finished. One that does not listen by then is
+    /// killed, also if it is there for messages only: it may listen on a socket of its own, or `start` may be years.
     pub fn timeouts(mut self, start: Duration, shutdown: Duration) -> Self {
         self.settings.plan.start_timeout = start;
         self.settings.plan.shutdown_timeout = shutdown;
