@@ -66,6 +66,7 @@ enum Source {
 /// - `disconnect`: until the primary has told it to finish
 /// - `send TEXT`: a message of one word
 /// - `exit CODE`: ends the process, whatever it is at
+/// - `panic`
 /// - `only ID WORD ...`: if this is that worker
 ///
 /// The address `@FILE` is what the test writes to that file.
@@ -101,6 +102,7 @@ fn obey(worker: &Worker, open: &mut BTreeMap<String, Open>, words: &[&str]) {
         }
         ["send", text] => worker.send(text, None).unwrap(),
         ["exit", code] => std::process::exit(code.parse().unwrap()),
+        ["panic"] => panic!("as the script says"),
         _ => panic!("no such thing to do: {words:?}"),
     }
 }
