@@ -89,6 +89,21 @@ fn the_status_shows_every_worker_and_counts_every_connection() {
 }
 
 #[test]
+fn the_number_of_open_connections_falls_by_one_with_each_that_ends() {
+    let mut croupier = Croupier::demo(&["--workers", "3"]);
+    let address = croupier.wait_ready(3);
+    let mut clients: Vec<Client> = (0..12).map(|_| Client::connect(&address).unwrap()).collect();
+    clients.iter_mut().for_each(|client| assert_eq!(client.get().unwrap().status, 200));
+    let open = || sum(&croupier.status()["workers"], "open");
+    assert_eq!(open(), 12);
+    while clients.pop().is_some() {
+        wait_until("one less is open", || open() <= clients.len() as u64);
+        assert_eq!(open(), clients.len() as u64);
+    }
+    assert_eq!(croupier.terminate(), Some(0));
+}
+
+#[test]
 fn a_reload_under_keep_alive_clients_replaces_every_worker_and_cuts_nobody() {
     const CLIENTS: usize = 8;
     let croupier = Croupier::demo(&["--workers", "3"]);

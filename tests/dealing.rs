@@ -8,8 +8,11 @@ use std::collections::BTreeMap;
 use std::io::Read;
 use std::time::Duration;
 
-use support::Croupier;
+use nix::unistd::{SysconfVar, sysconf};
+
 use support::http::{self, Client};
+use support::script::{self, Scripted};
+use support::{Croupier, processes};
 
 #[test]
 fn four_hundred_connections_go_round_four_workers_in_strict_rotation() {
@@ -87,6 +90,49 @@ fn clients_beyond_the_bound_of_open_connections_wait_and_are_then_served() {
     }
     drop(waiting);
     assert_eq!(croupier.terminate(), Some(0));
+}
+
+/// One worker has room for one connection, the other for nine. Who comes then costs nobody anything but a place in the
+/// backlog.
+#[test]
+fn workers_say_how_many_they_hold_and_who_comes_after_that_waits_without_cost() {
+    let script = "only 1 hold a 127.0.0.1:0 connections=1\nonly 2 hold a 127.0.0.1:0 connections=9";
+    let scripted = Scripted::start(&["--workers", "2"], script);
+    let address = scripted.address("a", 2);
+    let mut holders: Vec<Client> = (0..10).map(|_| Client::connect(&address).unwrap()).collect();
+    support::wait_until("all are taken", || taken(&scripted.croupier) == [1, 9]);
+    let mut next = Client::connect(&address).unwrap();
+    next.send(http::LAST_REQUEST).unwrap();
+    assert!(next.stays_silent());
+
+    let used = || -> Vec<u64> {
+        let workers = scripted.croupier.started().into_iter().map(|worker| worker.pid);
+        let all = workers.chain([scripted.croupier.pid()]);
+        all.map(|pid| processes::stat(pid).unwrap().cpu_ticks).collect()
+    };
+    let before = used();
+    std::thread::sleep(Duration::from_secs(1)); // the window of the measurement, not a wait for anything
+    let ticks_per_second = sysconf(SysconfVar::CLK_TCK).unwrap().unwrap() as u64;
+    for (after, before) in used().into_iter().zip(before) {
+        assert!(after - before < ticks_per_second / 5, "it spins: {} of {ticks_per_second} ticks", after - before);
+    }
+    assert_eq!(taken(&scripted.croupier), [1, 9]);
+
+    holders[0].send(http::LAST_REQUEST).unwrap();
+    let made_room = script::who(&holders[0].response().unwrap());
+    assert_eq!(script::who(&next.response().unwrap()), made_room);
+    drop(holders);
+    scripted.end();
+}
+
+fn taken(croupier: &Croupier) -> Vec<u64> {
+    let status = croupier.status();
+    status["workers"].as_array().unwrap().iter().map(|worker| worker["taken"].as_u64().unwrap()).collect()
+}
+
+#[test]
+fn worker_with_script() {
+    script::play();
 }
 
 /// Connections that come in all at once are all served, whatever the bound of each queue.

@@ -7,11 +7,12 @@ mod support;
 use std::net::TcpListener;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
+use croupier::worker::ListenOptions;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
 use support::http::{self, Client};
-use support::{Croupier, Started, processes, until, wait_until};
+use support::{Croupier, Started, processes, roles, until, wait_until};
 
 #[test]
 fn killed_workers_leave_no_zombie_and_are_replaced_in_their_slots_under_new_ids() {
@@ -169,6 +170,41 @@ fn every_client_gets_an_answer_or_a_clear_end_while_workers_are_killed() {
     assert_eq!(croupier.terminate(), Some(0));
 }
 
+/// It has taken one, and the others wait for it.
+#[test]
+fn a_worker_that_dies_over_its_first_connection_costs_that_one_and_no_other() {
+    let mut croupier = Croupier::of_role(&["--workers", "2"], "worker_that_dies_over_its_first_connection");
+    let address = croupier.wait_ready(2);
+    let mut clients: Vec<Client> = (0..20).map(|_| Client::connect(&address).unwrap()).collect();
+    clients.iter_mut().for_each(|client| client.send(http::LAST_REQUEST).unwrap());
+    let cut: Vec<std::io::Error> = clients.iter_mut().filter_map(|client| client.response().err()).collect();
+    assert!(cut.len() == 1 && cut[0].kind() != std::io::ErrorKind::WouldBlock, "{cut:?}");
+    croupier.wait_started(3);
+    assert_eq!(croupier.terminate(), Some(0));
+}
+
+/// Those of connections that were not taken are among them.
+#[test]
+fn deaths_leave_no_descriptor_behind() {
+    let mut croupier = Croupier::demo(&["--workers", "2"]);
+    let address = croupier.wait_ready(2);
+    let before = processes::descriptors(croupier.pid()).len();
+    for round in 1..=5 {
+        let victim = *croupier.started().iter().rfind(|worker| worker.slot == round % 2).unwrap();
+        stop_worker(victim.pid);
+        let mut clients: Vec<Client> = (0..10).map(|_| Client::connect(&address).unwrap()).collect();
+        clients.iter_mut().for_each(|client| client.send(http::LAST_REQUEST).unwrap());
+        kill_worker(victim.pid, Signal::SIGKILL);
+        for client in &mut clients {
+            assert_eq!(client.response().unwrap().status, 200);
+        }
+        let new = croupier.wait_started(2 + round);
+        croupier.log().wait_for(&format!("worker={} pid={} listening on", new.id, new.pid));
+    }
+    wait_until("as many as before", || processes::descriptors(croupier.pid()).len() == before);
+    assert_eq!(croupier.terminate(), Some(0));
+}
+
 /// What the worker started stays behind, and must not keep croupier from seeing its death.
 #[test]
 fn a_dead_workers_child_that_holds_the_channels_open_does_not_hide_its_death() {
@@ -189,6 +225,20 @@ fn a_dead_workers_child_that_holds_the_channels_open_does_not_hide_its_death() {
     assert!(processes::runs(child));
     kill_worker(child, Signal::SIGKILL);
     assert_eq!(croupier.terminate(), Some(0));
+}
+
+#[test]
+fn worker_that_dies_over_its_first_connection() {
+    if roles::plays("worker_that_dies_over_its_first_connection") {
+        let worker = roles::join();
+        if worker.id().0 == 1 {
+            let listener = worker.listen_on_first(&ListenOptions::new()).unwrap();
+            let mut connection = listener.accept().unwrap().unwrap();
+            std::io::Read::read(&mut connection, &mut [0]).unwrap();
+            std::process::exit(1);
+        }
+        roles::serve_well();
+    }
 }
 
 fn kill_worker(pid: i32, signal: Signal) {

@@ -5,11 +5,13 @@
 mod support;
 
 use std::collections::BTreeMap;
+use std::process::Command;
 
+use croupier::worker::ListenOptions;
 use nix::sys::signal::Signal;
 
 use support::http::{self, Client};
-use support::{Croupier, Directory, Outcome, processes, until, wait_until};
+use support::{Croupier, Directory, Outcome, processes, roles, until, wait_until};
 
 /// The worst parent: ignored and blocked signals, a stray descriptor, a low soft limit, leftovers of another primary.
 const PRELUDE: &str = "trap '' HUP INT QUIT TERM USR1 USR2 PIPE CHLD; exec 7</dev/null; ulimit -Sn 512; \
@@ -48,6 +50,32 @@ fn a_worker_starts_with_clean_descriptors_signals_limits_and_environment() {
     assert_eq!(soft, hard, "the primary itself takes all that it may");
 }
 
+/// The variables that make it a worker, and the descriptors, are its own affair: what it starts is nobody's worker.
+#[test]
+fn what_a_worker_starts_is_no_worker() {
+    let croupier = Croupier::of_role(&["--workers", "1"], "worker_with_a_child");
+    croupier.wait_ready(1);
+    croupier.log().wait_for("child: done");
+    let lines = croupier.log().lines();
+    let said: Vec<&str> = lines.iter().filter_map(|line| line.strip_prefix("child: ")).collect();
+    assert!(said.iter().any(|line| line.starts_with("CROUPIER_TEST_ROLE=")), "{said:?}");
+    for sign in ["CROUPIER_CHANNEL=", "CROUPIER_WORKER_ID=", "socket:", "memfd:", "eventfd"] {
+        assert!(!said.iter().any(|line| line.contains(sign)), "{sign} in {said:#?}");
+    }
+}
+
+#[test]
+fn worker_with_a_child() {
+    if roles::plays("worker_with_a_child") {
+        let _listener = roles::join().listen_on_first(&ListenOptions::new()).unwrap();
+        let child = Command::new("sh").args(["-c", "env; ls -l /proc/self/fd; echo done"]).output().unwrap();
+        for line in String::from_utf8(child.stdout).unwrap().lines() {
+            roles::say(&format!("child: {line}"));
+        }
+        roles::wait_for_the_end();
+    }
+}
+
 #[test]
 fn chdir_says_where_workers_run() {
     let directory = Directory::new();
@@ -55,6 +83,10 @@ fn chdir_says_where_workers_run() {
     let croupier = Croupier::of_command(&["--workers", "1", "--chdir", path.to_str().unwrap()], &["sleep", "1000"]);
     let worker = croupier.wait_started(1).pid;
     assert_eq!(std::fs::read_link(format!("/proc/{worker}/cwd")).unwrap(), path);
+    let croupier = Croupier::of_command(&["--workers", "1"], &["sleep", "1000"]);
+    let worker = croupier.wait_started(1).pid;
+    let own = std::env::current_dir().unwrap();
+    assert_eq!(std::fs::read_link(format!("/proc/{worker}/cwd")).unwrap(), own, "by default where the primary does");
 }
 
 /// Signals that its parent had ignored still reach the primary.

@@ -5,26 +5,32 @@
 
 mod support;
 
+use std::io::Read;
 use std::time::Duration;
 
 use croupier::primary::commands::{Command, Refused, Scale, Signal};
 use croupier::primary::events::Event;
+use croupier::primary::policy::PolicyKind;
+use croupier::primary::settings::Settings;
 use croupier::primary::supervisor::{Outcome, Respawn, Stop};
 use croupier::protocol::ids::WorkerId;
 use croupier::worker::event_loop::EventLoop;
 use croupier::worker::{Drain, ListenOptions};
 
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::killpg;
 use nix::unistd::Pid;
 
 use support::embedded::{self, Embedded, word};
 use support::http::{self, Client};
-use support::{Directory, processes, roles};
+use support::{Directory, processes, roles, script, wait_until};
 
 const BIRTH: [&str; 3] = ["fork 1 slot=0 generation=0", "online 1", "listening 1"];
 
 /// The variable with the second listener of [`worker_on_two_listeners`].
 const SECOND: &str = "CROUPIER_TEST_SECOND";
+/// The variable with the address to which [`worker_with_work_of_its_own`] connects.
+const UPSTREAM: &str = "CROUPIER_TEST_UPSTREAM";
 
 #[track_caller]
 fn begins(embedded: &Embedded) {
@@ -143,6 +149,81 @@ fn a_worker_may_disconnect_itself_before_anything_listens_and_the_plan_decides_w
     assert_eq!(embedded.word(), "fork 2 slot=0 generation=0");
 }
 
+/// Whatever becomes of it afterwards: that it wanted to go is not lost.
+#[test]
+fn a_worker_that_cannot_listen_may_leave_and_fail_after_that() {
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = taken.local_addr().unwrap();
+    for policy in [PolicyKind::RoundRobin, PolicyKind::Shared] {
+        for (last, code) in [("exit 0", 0), ("panic", 101)] {
+            let place = Directory::new();
+            let script = format!("listen a {address}\ndisconnect\n{last}");
+            let embedded = Embedded::of(Settings { policy: policy.clone(), ..script::settings(&place, &script) });
+            assert_eq!(embedded.words(2), BIRTH[..2]);
+            let end = format!("exit 1 code={code} voluntary=true");
+            assert_eq!(embedded.words(2), ["disconnect 1 voluntary=true", &end], "{policy:?}");
+        }
+    }
+}
+
+/// A client, and a connection to somewhere else.
+#[test]
+fn a_worker_that_was_told_to_finish_is_heard_and_lives_until_its_work_is_done() {
+    let upstream = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let mut settings = embedded::settings("worker_with_work_of_its_own");
+    settings.command.variables.push((UPSTREAM.into(), upstream.local_addr().unwrap().to_string().into()));
+    let embedded = Embedded::of(settings);
+    begins(&embedded);
+    let (upstream, _) = upstream.accept().unwrap();
+    let mut client = Client::connect(embedded.address()).unwrap();
+    client.send("GET / HTTP/1.1\r\n").unwrap();
+    assert_eq!(embedded.word(), "message 1 \"has a client\"");
+    embedded.ask_to_stop(Stop::Graceful);
+    assert_eq!(embedded.word(), "message 1 \"finishing\"");
+    client.send("\r\n").unwrap();
+    assert_eq!(client.response().unwrap().worker(), 1);
+    assert_eq!(embedded.word(), "message 1 \"has served it\"");
+    assert!(processes::runs(embedded.pid(1)));
+    drop(upstream);
+    assert_eq!(
+        embedded.words(3),
+        ["message 1 \"has done everything\"", "disconnect 1 voluntary=true", "exit 1 code=0 voluntary=true"]
+    );
+}
+
+#[test]
+fn a_worker_that_never_comes_back_to_its_loop_is_ended_by_a_signal_and_by_a_stop() {
+    let embedded = Embedded::of_role("worker_that_spins");
+    begins(&embedded);
+    embedded.kill(1, Signal::SIGTERM).unwrap();
+    assert_eq!(embedded.words(2), ["disconnect 1 voluntary=true", "exit 1 signal=15 voluntary=true"]);
+
+    let mut settings = embedded::settings("worker_that_spins");
+    settings.plan.shutdown_timeout = Duration::from_millis(100);
+    let mut embedded = Embedded::of(settings);
+    begins(&embedded);
+    embedded.ask_to_stop(Stop::Graceful);
+    assert_eq!(embedded.words(2), ["disconnect 1 voluntary=true", "exit 1 signal=15 voluntary=true"]);
+    assert_eq!(embedded.wait_end(), Outcome::StoppedByForce);
+}
+
+#[test]
+fn a_stop_completes_while_nobody_lives_and_while_somebody_is_half_gone() {
+    let mut settings = embedded::settings("nobody");
+    (settings.command.program, settings.plan.respawn) = ("false".into(), Respawn::Always);
+    let mut embedded = Embedded::of(settings);
+    wait_until("nobody lives, and somebody will follow", || matches!(embedded.event(), Event::Respawn { .. }));
+    embedded.ask_to_stop(Stop::Graceful);
+    assert_eq!(embedded.wait_end(), Outcome::Stopped);
+
+    let mut embedded = Embedded::of_role("worker_that_hangs_up_and_stays");
+    begins(&embedded);
+    assert_eq!(embedded.word(), "disconnect 1 voluntary=false");
+    embedded.ask_to_stop(Stop::Graceful);
+    assert_eq!(embedded.word(), "exit 1 signal=15 voluntary=true");
+    assert_eq!(embedded.wait_end(), Outcome::Stopped, "it hears nothing, so it was ended at once");
+}
+
 #[test]
 fn ending_a_worker_by_a_signal_is_harmless_twice_and_late() {
     let embedded = Embedded::of_role("worker_that_hangs_up_and_stays");
@@ -178,6 +259,42 @@ fn reloads_and_scaling_are_told_too_and_late_subscribers_hear_the_rest() {
 }
 
 // The workers.
+
+#[test]
+fn worker_with_script() {
+    script::play();
+}
+
+#[test]
+fn worker_with_work_of_its_own() {
+    if roles::plays("worker_with_work_of_its_own") {
+        let worker = roles::join();
+        let mut upstream = std::net::TcpStream::connect(roles::variable(UPSTREAM)).unwrap();
+        let listener = worker.listen_on_first(&ListenOptions::new()).unwrap();
+        let client = listener.accept().unwrap().unwrap();
+        worker.send("has a client", None).unwrap();
+        let mut fds = [PollFd::new(worker.drain_fd(), PollFlags::POLLIN)];
+        poll(&mut fds, PollTimeout::NONE).unwrap();
+        worker.send("finishing", None).unwrap();
+        http::answer(&client, &worker.id().to_string()).unwrap();
+        drop(client);
+        worker.send("has served it", None).unwrap();
+        assert_eq!(upstream.read(&mut [0]).unwrap(), 0);
+        worker.send("has done everything", None).unwrap();
+        std::process::exit(0);
+    }
+}
+
+/// The library's own thread ends it if the test does not.
+#[test]
+fn worker_that_spins() {
+    if roles::plays("worker_that_spins") {
+        let _listener = roles::join().listen_on_first(&ListenOptions::new()).unwrap();
+        loop {
+            std::hint::spin_loop();
+        }
+    }
+}
 
 #[test]
 fn worker_that_serves() {

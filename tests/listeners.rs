@@ -15,6 +15,7 @@ use croupier::worker::Listener;
 use nix::libc::{BPF_K, BPF_RET};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use support::http::{self, Client};
+use support::load::Load;
 use support::roles;
 use support::script::{self, Scripted, ask, free_port, scripted, who};
 use support::{Croupier, Directory};
@@ -59,14 +60,14 @@ fn two_ports_of_the_kernels_choice_are_two_listeners_of_all_eight_workers() {
 
 #[test]
 fn the_number_that_port_0_became_is_the_same_listener() {
-    let script = "only 1 listen a 127.0.0.1:0\nwait port\nonly 2 listen b 127.0.0.1:PORT";
-    let port = free_port();
-    let script = script.replace("127.0.0.1:0", &format!("127.0.0.1:{port}")).replace("PORT", &port.to_string());
-    let scripted = Scripted::start(&["--workers", "2"], &script);
+    let script = "only 1 listen a 127.0.0.1:0\nonly 2 listen b @port";
+    let scripted = Scripted::start(&["--workers", "2"], script);
     let a = scripted.address("a", 1);
-    scripted.go_on("port");
+    scripted.tell("port", &a);
     assert_eq!(scripted.address("b", 1), a);
-    assert_ne!(ask(&a), ask(&a));
+    let mut answers = [ask(&a), ask(&a)];
+    answers.sort();
+    assert_eq!(answers, ["1 a", "2 b"]);
     scripted.end();
 }
 
@@ -106,6 +107,56 @@ fn one_worker_closes_and_listens_again_while_the_other_keeps_serving() {
     scripted.end();
 }
 
+/// The last one closes it: nobody will ever take what it had not taken.
+#[test]
+fn what_the_only_worker_had_not_taken_when_it_closed_its_listener_sees_an_end() {
+    let scripted = Scripted::start(&["--workers", "1"], "listen a 127.0.0.1:0\nwait go\nclose a");
+    let address = scripted.address("a", 1);
+    let mut clients: Vec<Client> = (0..5).map(|_| Client::connect(&address).unwrap()).collect();
+    clients.iter_mut().for_each(|client| client.send("GET / HTTP/1.1\r\n").unwrap());
+    // It sits in a read of the first, and all others were dealt to it.
+    support::wait_until("all wait for it", || scripted.croupier.status()["workers"][0]["dealt"] == 5);
+    scripted.go_on("go");
+    for client in &mut clients[1..] {
+        let error = client.response().unwrap_err();
+        assert_ne!(error.kind(), std::io::ErrorKind::WouldBlock, "neither answer nor end");
+    }
+    clients[0].send("\r\n").unwrap();
+    assert_eq!(who(&clients[0].response().unwrap()), "1 a");
+    scripted.says("a closed");
+    assert_nobody_listens(&address);
+    scripted.end();
+}
+
+/// Again and again, in two of three workers.
+#[test]
+fn workers_that_close_their_listener_and_leave_cost_nobody_a_connection() {
+    const LEAVING: usize = 20;
+    let address = format!("127.0.0.1:{}", free_port());
+    let script = format!("listen a {address}\nonly 1 wait ever\nclose a\nexit 0");
+    let scripted = Scripted::start(&["--workers", "3"], &script);
+    scripted.address("a", 1);
+    let load = Load::start(&address, 4, 0);
+    scripted.croupier.log().wait_for_count(" exited code=0", LEAVING);
+    load.wait_for(50);
+    load.end();
+    drop(scripted);
+}
+
+#[test]
+fn a_program_may_end_what_it_takes_at_once_and_nobody_else_gets_it() {
+    let scripted = Scripted::start(&["--workers", "2"], "drop a 127.0.0.1:0");
+    let address = scripted.address("a", 2);
+    for _ in 0..20 {
+        assert_eq!(Client::connect(&address).unwrap().rest().unwrap(), b"");
+    }
+    let taken = |status: &serde_json::Value| -> u64 {
+        status["workers"].as_array().unwrap().iter().map(|it| it["taken"].as_u64().unwrap()).sum()
+    };
+    assert_eq!(taken(&scripted.croupier.status()), 20, "each once");
+    scripted.end();
+}
+
 #[test]
 fn an_address_in_use_is_an_error_of_that_worker_and_forgotten() {
     let taken = TcpListener::bind("127.0.0.1:0").unwrap();
@@ -120,6 +171,25 @@ fn an_address_in_use_is_an_error_of_that_worker_and_forgotten() {
     assert_eq!(scripted.address("a", 1), address);
     assert_eq!(ask(&address), "1 a");
     scripted.end();
+}
+
+/// Whoever deals, and whoever accepts: the error is the worker's, which can leave on account of it.
+#[test]
+fn a_privileged_port_is_an_error_of_the_worker_and_no_harm_to_its_primary() {
+    for policy in ["round-robin", "shared"] {
+        let script = format!("listen a 127.0.0.1:{}\ndisconnect\nexit 0", privileged_port());
+        let options = ["--workers", "1", "--respawn", "never", "--policy", policy];
+        let mut scripted = Scripted::start_as_nobody(&options, &script);
+        assert!(scripted.says("a failed").contains("PermissionDenied"), "{policy}");
+        assert_eq!(scripted.croupier.wait_exit(), Some(0), "{policy}");
+    }
+}
+
+fn privileged_port() -> u16 {
+    let start = std::fs::read_to_string("/proc/sys/net/ipv4/ip_unprivileged_port_start").unwrap();
+    let start: u16 = start.trim().parse().unwrap();
+    assert_ne!(start, 0, "every port is free for all on this machine: this promise cannot be tested here");
+    start - 1
 }
 
 #[test]
@@ -253,9 +323,14 @@ fn a_listener_to_which_no_replacement_comes_back_is_closed() {
 
 #[test]
 fn the_backlog_is_the_one_that_was_asked_for() {
-    let scripted = Scripted::start(&["--workers", "1"], "listen a 127.0.0.1:0 backlog=7");
-    let address = scripted.address("a", 1);
-    assert_eq!(backlog_of(&address), 7);
+    let script = "listen seven 127.0.0.1:0 backlog=7\nlisten most 127.0.0.1:0 backlog=127\n\
+                  listen none 127.0.0.1:0 backlog=0";
+    let scripted = Scripted::start(&["--workers", "1"], script);
+    for (name, expected) in [("seven", 7), ("most", 127), ("none", 1)] {
+        let address = scripted.address(name, 1);
+        assert_eq!(backlog_of(&address), expected, "{name}");
+        assert_eq!(ask(&address), format!("1 {name}"));
+    }
     scripted.end();
 }
 
@@ -318,6 +393,24 @@ fn a_unix_path_of_any_length_has_the_mode_that_was_asked_for_and_goes_with_its_l
     scripted.end();
     assert!(!path.exists());
     std::fs::remove_dir_all(path.parent().unwrap().parent().unwrap()).unwrap();
+}
+
+/// It is the worker's directory that counts, and what its path makes of the name does not fit into `sockaddr_un`.
+#[test]
+fn a_relative_unix_path_is_the_worker_s_and_may_be_long() {
+    let place = Directory::new();
+    let directory = place.path().join("d".repeat(60));
+    std::fs::create_dir(&directory).unwrap();
+    let (name, workers) = ("n".repeat(84), directory.to_str().unwrap());
+    let path = directory.join(&name);
+    assert!(path.as_os_str().len() > 108);
+    let scripted = Scripted::start(&["--workers", "2", "--chdir", workers], &format!("listen a unix:{name}"));
+    assert_eq!(scripted.address("a", 2), format!("unix:{}", path.display()));
+    let mut answers = [ask_unix(&path), ask_unix(&path)];
+    answers.sort();
+    assert_eq!(answers, ["1 a", "2 a"]);
+    scripted.end();
+    assert!(!path.exists());
 }
 
 /// A path that does not fit into `sockaddr_un`.

@@ -33,7 +33,9 @@ fn messages_go_both_ways_in_order_and_say_who_sent_them() {
     let mut settings = embedded::settings("worker_that_echoes");
     settings.plan.worker_count = 2;
     let embedded = Embedded::of(settings);
-    let bodies = [r#"{"n":[1,2.50,null],"ä":"\u00e4"}"#, "null", "\"text\"", "0"];
+    // Nothing that a body says means anything to the protocol.
+    let like_ours = r#"{"type":"disconnect","cmd":"NODE_CLUSTER"}"#;
+    let bodies = [r#"{"n":[1,2.50,null],"ä":"\u00e4"}"#, "null", "\"text\"", "0", like_ours];
     for worker in [2, 1] {
         for body in bodies {
             let body: Body = serde_json::from_str::<Box<serde_json::value::RawValue>>(body).unwrap().into();
@@ -144,8 +146,15 @@ fn credits_come_back_and_descriptors_in_both_directions_block_nobody() {
 fn a_message_of_the_largest_size_passes_and_a_larger_one_is_an_error_that_names_the_limit() {
     let embedded = Embedded::of_role("worker_that_echoes");
     let largest = "x".repeat(PACKET_MAX_BYTES - ENVELOPE_BYTES);
-    embedded.send(1, &largest).unwrap();
-    assert_eq!(embedded.message().1.parse::<String>().unwrap(), largest);
+    let of_two_bytes = "ä".repeat(largest.len() / 2);
+    for body in [&largest, &of_two_bytes] {
+        for fd in [None, Some(File::open("/dev/null").unwrap().into())] {
+            let has_fd = fd.is_some();
+            embedded.send_with(1, body, fd).unwrap();
+            let (_, heard, fd) = embedded.message();
+            assert!(heard.parse::<String>().unwrap() == *body && fd.is_some() == has_fd);
+        }
+    }
 
     let error = embedded.send(1, &format!("{largest}x")).unwrap_err();
     assert_eq!(error, Undelivered::TooLong(largest.len() + 3));
@@ -247,27 +256,37 @@ fn one_that_has_closed_its_channel_is_told_apart_from_one_that_is_not_there() {
 
 #[test]
 fn workers_that_leave_all_at_once_while_they_are_sent_messages_end_well() {
-    let mut settings = embedded::settings("worker_that_echoes");
-    settings.plan.worker_count = 4;
-    let embedded = Embedded::of(settings);
-    let mut listening = 0;
-    wait_until("all listen", || {
-        listening += usize::from(embedded.word().starts_with("listening"));
-        listening == 4
-    });
-    let leave = Body::of("leave").unwrap();
-    assert_eq!(embedded.remote.ask(|answer| Command::Broadcast(leave, answer)).unwrap(), []);
-    let mut exits = Vec::new();
-    while exits.len() < 4 {
-        // Both ends of the channel go away at any time: that is a refusal, or nothing at all. At the end the primary
-        // goes.
-        let body = Body::of("are you there?").unwrap();
-        let _ = embedded.remote.ask(|answer| Command::Broadcast(body, answer));
-        let word = embedded.word();
-        exits.extend(word.starts_with("exit").then_some(word));
+    for is_stopped_too in [false, true] {
+        let mut settings = embedded::settings("worker_that_echoes");
+        settings.plan.worker_count = 4;
+        let embedded = Embedded::of(settings);
+        let mut listening = 0;
+        wait_until("all listen", || {
+            listening += usize::from(embedded.word().starts_with("listening"));
+            listening == 4
+        });
+        let leave = Body::of("leave").unwrap();
+        assert_eq!(embedded.remote.ask(|answer| Command::Broadcast(leave, answer)).unwrap(), []);
+        if is_stopped_too {
+            // It may have ended with the last of them.
+            let _ = embedded.remote.ask(|answer| Command::Stop(Stop::Graceful, answer));
+        }
+        let mut ends = Vec::new();
+        while ends.len() < 8 {
+            // Both ends of the channel go away at any time: that is a refusal, or nothing at all. At the end the
+            // primary goes.
+            let body = Body::of("are you there?").unwrap();
+            let _ = embedded.remote.ask(|answer| Command::Broadcast(body, answer));
+            let word = embedded.word();
+            ends.extend((word.starts_with("exit") || word.starts_with("disconnect")).then_some(word));
+        }
+        for id in 1..=4 {
+            let of_this_one: Vec<_> =
+                ends.iter().filter(|word| word.split(' ').nth(1) == Some(&id.to_string())).collect();
+            let expected = [format!("disconnect {id} voluntary=true"), format!("exit {id} code=0 voluntary=true")];
+            assert_eq!(of_this_one, expected.each_ref(), "{is_stopped_too}");
+        }
     }
-    exits.sort_unstable();
-    assert_eq!(exits, [1, 2, 3, 4].map(|id| format!("exit {id} code=0 voluntary=true")));
 }
 
 #[test]
@@ -282,6 +301,17 @@ fn what_was_said_before_the_order_to_finish_is_heard_before_it() {
         assert_eq!(embedded.message().1.as_str(), number.to_string());
     }
     assert_eq!(embedded.words(2), ["disconnect 1 voluntary=true", "exit 1 code=0 voluntary=true"]);
+}
+
+/// Messages are received one by one: what goes wrong over one of them is no matter of the next.
+#[test]
+fn a_message_over_which_the_program_panics_does_not_cost_those_behind_it() {
+    let embedded = Embedded::of_role("worker_that_panics_over_a_message");
+    for text in ["first", "panic", "third"] {
+        embedded.send(1, text).unwrap();
+    }
+    assert_eq!(embedded.message().1.as_str(), "\"first\"");
+    assert_eq!(embedded.message().1.as_str(), "\"third\"");
 }
 
 #[test]
@@ -349,6 +379,20 @@ fn worker_that_joins_late() {
         let worker = roles::join();
         while let Some(message) = worker.messages().receive().unwrap() {
             worker.send(&message.body, message.fd.as_ref().map(AsFd::as_fd)).unwrap();
+        }
+    }
+}
+
+#[test]
+fn worker_that_panics_over_a_message() {
+    if roles::plays("worker_that_panics_over_a_message") {
+        let worker = roles::join();
+        while let Some(message) = worker.messages().receive().unwrap() {
+            let serve = || {
+                assert_ne!(message.body.as_str(), "\"panic\"");
+                worker.send(&message.body, None).unwrap();
+            };
+            let _ = std::panic::catch_unwind(std::panic::AssertUnwindSafe(serve));
         }
     }
 }

@@ -98,12 +98,52 @@ fn a_client_of_a_listener_that_no_worker_asked_for_does_not_delay_the_end() {
 }
 
 #[test]
-fn an_address_in_use_and_one_without_permission_are_errors_of_the_worker() {
+fn an_address_in_use_is_an_error_of_the_worker_which_can_leave() {
     let taken = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = taken.local_addr().unwrap();
-    let scripted = start("1", &format!("listen own 127.0.0.1:0\nlisten a {address}"));
-    assert!(scripted.says("a failed").contains("AddrInUse"));
-    assert_eq!(ask(&scripted.address("own", 1)), "1 own");
+    let scripted = start("2", &format!("listen own 127.0.0.1:0\nlisten a {address}\nonly 2 disconnect\nonly 2 exit 0"));
+    assert!(scripted.says("worker 1: a failed").contains("AddrInUse"));
+    scripted.says("worker 2: disconnected");
+    scripted.says(&format!("worker=2 pid={} exited code=0", scripted.croupier.wait_started(2).pid));
+    assert!(ask(&scripted.address("own", 2)).ends_with(" own"));
+    scripted.end();
+}
+
+#[test]
+fn a_stop_right_after_the_start_ends_well() {
+    for _ in 0..5 {
+        let scripted = start("2", "listen a 127.0.0.1:0");
+        scripted.croupier.wait_started(1);
+        scripted.end();
+    }
+}
+
+/// The one that leaves may be the last one there, or the other may have come.
+#[test]
+fn a_worker_leaves_while_another_one_asks_for_its_listener() {
+    for _ in 0..10 {
+        let address = format!("127.0.0.1:{}", free_port());
+        let script = format!(
+            "only 1 listen a {address}\nonly 2 listen own 127.0.0.1:0\nwait go\nonly 1 disconnect\nonly 1 exit 0\n\
+             only 2 listen a {address}\nonly 2 exit 0"
+        );
+        let options = ["--policy", "shared", "--workers", "2", "--respawn", "never"];
+        let mut scripted = Scripted::start(&options, &script);
+        scripted.address("a", 1);
+        scripted.address("own", 1);
+        scripted.go_on("go");
+        assert_eq!(scripted.croupier.wait_exit(), Some(0));
+        assert_eq!(scripted.croupier.log().count(": a failed"), 0, "{}", scripted.croupier.log());
+    }
+}
+
+#[test]
+fn a_worker_that_has_never_listened_leaves_before_one_that_has() {
+    let scripted = start("2", "only 1 listen a 127.0.0.1:0\nonly 2 wait go\nonly 2 disconnect\nonly 2 exit 0");
+    let address = scripted.address("a", 1);
+    scripted.go_on("go");
+    scripted.says(&format!("worker=2 pid={} exited code=0", scripted.croupier.wait_started(2).pid));
+    assert_eq!(ask(&address), "1 a");
     scripted.end();
 }
 

@@ -5,6 +5,8 @@
 
 mod support;
 
+use std::collections::BTreeSet;
+use std::net::TcpListener;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use croupier::primary::events::Event;
@@ -15,7 +17,7 @@ use croupier::worker::ListenOptions;
 use croupier::worker::event_loop::EventLoop;
 
 use support::embedded::{self, Embedded};
-use support::{DEADLINE, Directory, http, processes, roles};
+use support::{DEADLINE, Directory, http, processes, roles, script};
 
 /// The variable with the second listener of [`worker_on_two_listeners`].
 const SECOND: &str = "CROUPIER_TEST_SECOND";
@@ -53,6 +55,31 @@ fn a_stop_completes_when_all_are_gone_and_the_same_process_can_start_again() {
     assert_eq!(Embedded::of(four_on(&address)).stop(), Outcome::Stopped);
     assert_eq!(processes::children(us), [0; 0]);
     assert_eq!(processes::descriptors(us).len(), before);
+    for _ in 0..2 {
+        eight_workers_on_two_listeners_that_they_ask_for();
+        assert_eq!(processes::children(us), [0; 0]);
+        assert_eq!(processes::descriptors(us).len(), before);
+    }
+}
+
+fn eight_workers_on_two_listeners_that_they_ask_for() {
+    let place = Directory::new();
+    let mut settings = script::settings(&place, "listen a 127.0.0.1:0\nlisten b 127.0.0.1:0");
+    settings.plan.worker_count = 8;
+    let embedded = Embedded::of(settings);
+    let (mut addresses, mut told) = (BTreeSet::new(), 0);
+    while told < 16 {
+        if let Event::Listening { address, .. } = embedded.event() {
+            addresses.insert(address);
+            told += 1;
+        }
+    }
+    assert_eq!(addresses.len(), 2, "{addresses:?}");
+    for address in &addresses {
+        script::ask(address);
+    }
+    assert_eq!(embedded.stop(), Outcome::Stopped);
+    assert!(addresses.iter().all(|address| TcpListener::bind(address).is_ok()), "they are free");
 }
 
 #[test]
@@ -93,6 +120,11 @@ fn four_on(address: &str) -> Settings {
     settings.listeners = vec![embedded::listener(address)];
     settings.plan.worker_count = 4;
     settings
+}
+
+#[test]
+fn worker_with_script() {
+    script::play();
 }
 
 #[test]

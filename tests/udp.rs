@@ -155,6 +155,35 @@ fn a_worker_that_has_only_a_socket_of_its_own_is_ready() {
 }
 
 #[test]
+fn a_fixed_port_is_shared_and_one_of_a_worker_s_own_is_not() {
+    let [shared, own, reused] = [(); 3].map(|()| format!("127.0.0.1:{}", free_port()));
+    let script =
+        format!("udp shared {shared}\nonly 2 wait first\nudp own {own} exclusive\nudp reused {reused} reuse_port");
+    let scripted = Scripted::start(&["--workers", "2"], &script);
+    assert_eq!(scripted.address("shared", 2), shared);
+    assert_eq!(scripted.address("own", 1), own);
+    scripted.go_on("first");
+    assert!(scripted.says("worker 2: own failed").contains("AddrInUse"));
+    assert_eq!(scripted.address("reused", 2), reused);
+    for (address, name) in [(&shared, " shared x"), (&own, "1 own x"), (&reused, " reused x")] {
+        assert!(ask(&client(), address, "x").ends_with(name));
+    }
+    assert_eq!(scripted.croupier.log().count("bound for worker"), 1, "the primary was asked for `shared` only");
+    scripted.end();
+}
+
+#[test]
+fn the_number_that_port_0_became_is_the_same_socket() {
+    let scripted = Scripted::start(&["--workers", "2"], "only 1 udp a 127.0.0.1:0\nonly 2 udp b @port");
+    let a = scripted.address("a", 1);
+    scripted.tell("port", &a);
+    assert_eq!(scripted.address("b", 1), a);
+    let answer = ask(&client(), &a, "x");
+    assert!(["1 a x", "2 b x"].contains(&&*answer), "{answer}");
+    scripted.end();
+}
+
+#[test]
 fn ipv6_only_and_ipv4_on_one_port_do_not_clash() {
     let port = free_port();
     let script = format!("udp six [::]:{port} ipv6_only\nudp four 0.0.0.0:{port}");

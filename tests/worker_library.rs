@@ -5,12 +5,18 @@
 mod support;
 
 use std::io::{ErrorKind, Read, Write};
+use std::os::fd::AsFd;
 use std::path::Path;
 use std::process::Stdio;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
+use croupier::protocol::control::{FromPrimary, FromWorker, PACKET_MAX_BYTES, VERSION};
+use croupier::protocol::control_channel::{ControlChannel, Incoming};
+use croupier::protocol::ids::{LaneId, Slot, WorkerId};
+use croupier::protocol::scoreboard::Scoreboard;
+use croupier::protocol::{Wait, bootstrap};
 use croupier::worker::{Connection, CountGuard, ListenOptions, Listener};
 use mio::{Events, Interest, Poll, Token};
 
@@ -224,6 +230,40 @@ fn a_listener_can_be_dropped_and_asked_for_again() {
     }
     assert_eq!(croupier.started().len(), 1, "nobody died of it");
     assert_eq!(croupier.terminate(), Some(0));
+}
+
+/// Answers to nobody, a second welcome, what only a newer primary says. Then it is gone without an order to finish:
+/// that is the end of a worker, and no failure.
+#[test]
+fn nonsense_of_a_primary_is_ignored_and_its_end_ends_the_worker_with_0() {
+    let (channel, theirs) = ControlChannel::pair().unwrap();
+    let command = roles::command("worker_that_asks");
+    let mut worker = support::plain("sh");
+    worker.args(["-c", "exec 3<&0 0</dev/null \"$0\" \"$@\""]).args(&command).stdin(theirs);
+    worker.env(roles::ROLE, "worker_that_asks").env(ADDRESS, "127.0.0.1:80");
+    worker.env(bootstrap::CHANNEL, "3").env(bootstrap::WORKER_ID, "7").stderr(Stdio::piped());
+    let mut child = worker.stdout(Stdio::null()).spawn().unwrap();
+    drop(worker); // with its copy of the other end
+    let log = Log::collect(child.stderr.take().unwrap());
+
+    let hear = || channel.receive::<FromWorker>(&mut vec![0; PACKET_MAX_BYTES], Wait::Block).unwrap();
+    let Incoming::Message(FromWorker::Hello { .. }, _) = hear() else { panic!("it begins with hello") };
+    let board = Scoreboard::create().unwrap();
+    let welcome = FromPrimary::Welcome { version: VERSION, worker: WorkerId(7), slot: Slot(0), generation: 0 };
+    channel.send(&welcome, Some(board.as_fd())).unwrap();
+    let Incoming::Message(FromWorker::Listen { request, .. }, _) = hear() else { panic!("then it asks") };
+    let refused = |request| FromPrimary::Refused { request, errno: 98, reason: format!("the answer to {request}") };
+    channel.send_packet(br#"{"type":"sing","of":"-1"}"#, None, Wait::Block).unwrap();
+    channel.send(&welcome, None).unwrap();
+    let lane = FromPrimary::Lane { request: u32::MAX, lane: LaneId(0), address: "x".into(), shared: false };
+    let (_ours, pipe) = nix::unistd::pipe().unwrap();
+    channel.send(&lane, Some(pipe.as_fd())).unwrap();
+    channel.send(&refused(u32::MAX), None).unwrap();
+    channel.send(&refused(request), None).unwrap();
+    let line = log.wait_for("refused with");
+    assert!(line.contains("AddrInUse") && line.ends_with(&format!("the answer to {request}")), "{line}");
+    drop(channel);
+    assert_eq!(child.wait().unwrap().code(), Some(0));
 }
 
 // The workers.

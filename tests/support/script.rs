@@ -3,24 +3,31 @@
 
 use std::collections::BTreeMap;
 use std::net::TcpListener;
+use std::os::unix::process::CommandExt;
 use std::process::Command;
 use std::sync::Arc;
 
+use croupier::primary::settings::Settings;
 use croupier::worker::{ListenOptions, Listener, UdpSocket, Worker};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use super::http;
 use super::roles::{self, say};
-use super::{Croupier, Directory, undeclared};
+use super::{Croupier, Directory, embedded, undeclared};
 
+/// The test function that plays the worker.
+const ROLE: &str = "worker_with_script";
 /// What the worker is to do, one thing per line: see [`obey`].
 pub const SCRIPT: &str = "CROUPIER_TEST_SCRIPT";
 /// Where it looks for the files that it waits for.
 const PLACE: &str = "CROUPIER_TEST_PLACE";
 
+/// Somebody without any privilege.
+pub const NOBODY: u32 = 65534;
+
 /// Plays the worker, in a test function called `worker_with_script`.
 pub fn play() {
-    if roles::plays("worker_with_script") {
+    if roles::plays(ROLE) {
         let worker = roles::join();
         let mut open = BTreeMap::new();
         for line in roles::variable(SCRIPT).lines() {
@@ -49,25 +56,36 @@ enum Source {
 
 /// Does one thing.
 ///
-/// - `listen NAME ADDRESS [OPTION ...]`: listens and answers every request there with `ID NAME`, or says why not
+/// - `listen NAME ADDRESS [OPTION ...]`: listens and answers every request there with `ID NAME`, or says why not; one
+///   connection after the other
+/// - `hold NAME ADDRESS [OPTION ...]`: the same, any number of connections at a time
+/// - `drop NAME ADDRESS [OPTION ...]`: the same, but it ends every connection at once
 /// - `udp NAME ADDRESS [OPTION ...]`: the same with datagrams
 /// - `close NAME`
 /// - `wait FILE`: until the test has made it
+/// - `disconnect`: until the primary has told it to finish
+/// - `send TEXT`: a message of one word
+/// - `exit CODE`: ends the process, whatever it is at
+/// - `panic`
 /// - `only ID WORD ...`: if this is that worker
+///
+/// The address `@FILE` is what the test writes to that file.
 fn obey(worker: &Worker, open: &mut BTreeMap<String, Open>, words: &[&str]) {
     let id = worker.id();
     match words {
         ["only", who, rest @ ..] if *who == id.to_string() => obey(worker, open, rest),
         ["only", ..] | [] => {}
-        [kind @ ("listen" | "udp"), name, address, rest @ ..] => match bind(kind, address, &options(rest)) {
-            Ok((source, address)) => {
-                let (own, text) = (source.clone(), format!("{id} {name}"));
-                let thread = std::thread::spawn(move || own.answer_all(&text));
-                say(&format!("worker {id}: {name} is {address}"));
-                open.insert((*name).to_owned(), Open { source, thread });
+        [way @ ("listen" | "hold" | "drop" | "udp"), name, address, rest @ ..] => {
+            match bind(way, &read(address), &options(rest)) {
+                Ok((source, address)) => {
+                    let (own, way, text) = (source.clone(), (*way).to_owned(), format!("{id} {name}"));
+                    let thread = std::thread::spawn(move || own.answer_all(&way, &text));
+                    say(&format!("worker {id}: {name} is {address}"));
+                    open.insert((*name).to_owned(), Open { source, thread });
+                }
+                Err(error) => say(&format!("worker {id}: {name} failed {:?}: {error}", error.kind())),
             }
-            Err(error) => say(&format!("worker {id}: {name} failed {:?}: {error}", error.kind())),
-        },
+        }
         ["close", name] => {
             let Open { source, thread } = open.remove(*name).unwrap();
             match source {
@@ -77,14 +95,31 @@ fn obey(worker: &Worker, open: &mut BTreeMap<String, Open>, words: &[&str]) {
             thread.join().unwrap();
             say(&format!("worker {id}: {name} closed"));
         }
-        ["wait", file] => {
-            let file = format!("{}/{file}", roles::variable(PLACE));
-            while !std::path::Path::new(&file).exists() {
-                std::thread::sleep(std::time::Duration::from_millis(1));
-            }
+        ["wait", file] => _ = wait_for(file),
+        ["disconnect"] => {
+            worker.disconnect().unwrap();
+            say(&format!("worker {id}: disconnected"));
         }
+        ["send", text] => worker.send(text, None).unwrap(),
+        ["exit", code] => std::process::exit(code.parse().unwrap()),
+        ["panic"] => panic!("as the script says"),
         _ => panic!("no such thing to do: {words:?}"),
     }
+}
+
+/// Waits for a file of the test; what is in it.
+fn wait_for(file: &str) -> String {
+    let file = format!("{}/{file}", roles::variable(PLACE));
+    loop {
+        if let Ok(text) = std::fs::read_to_string(&file) {
+            return text;
+        }
+        std::thread::sleep(std::time::Duration::from_millis(1));
+    }
+}
+
+fn read(address: &str) -> String {
+    address.strip_prefix('@').map_or(address.to_owned(), wait_for)
 }
 
 fn options(words: &[&str]) -> ListenOptions {
@@ -100,25 +135,29 @@ fn options(words: &[&str]) -> ListenOptions {
     })
 }
 
-fn bind(kind: &str, address: &str, options: &ListenOptions) -> std::io::Result<(Source, String)> {
-    if kind == "listen" {
-        let listener = options.bind(address)?;
-        let address = listener.address();
-        return Ok((Source::Listener(Arc::new(listener)), address));
+fn bind(way: &str, address: &str, options: &ListenOptions) -> std::io::Result<(Source, String)> {
+    if way == "udp" {
+        let socket = options.bind_udp(address)?;
+        let address = socket.local_addr()?.to_string();
+        return Ok((Source::Udp(Arc::new(socket)), address));
     }
-    let socket = options.bind_udp(address)?;
-    let address = socket.local_addr()?.to_string();
-    Ok((Source::Udp(Arc::new(socket)), address))
+    let listener = options.bind(address)?;
+    let address = listener.address();
+    Ok((Source::Listener(Arc::new(listener)), address))
 }
 
 impl Source {
-    fn answer_all(&self, text: &str) {
+    fn answer_all(&self, way: &str, text: &str) {
         match self {
-            Source::Listener(listener) => {
+            Source::Listener(listener) => std::thread::scope(|scope| {
                 while let Some(connection) = listener.accept().unwrap() {
-                    let _ = http::answer(&connection, text);
+                    match way {
+                        "drop" => drop(connection),
+                        "hold" => _ = scope.spawn(move || http::answer(&connection, text)),
+                        _ => _ = http::answer(&connection, text),
+                    }
                 }
-            }
+            }),
             Source::Udp(socket) => {
                 let mut datagram = [0; 64];
                 while let Some((len, from)) = socket.recv_from(&mut datagram).unwrap() {
@@ -143,9 +182,26 @@ impl Scripted {
         Self { croupier: Croupier::spawn(scripted(run, &place, script)), place }
     }
 
+    /// The same as a user without privileges, whose are the place, and copies of both programs in it.
+    pub fn start_as_nobody(options: &[&str], script: &str) -> Self {
+        let place = Directory::new();
+        let us = roles::command(ROLE).swap_remove(0);
+        let (program, worker) = (place.copy_for_all(super::PROGRAM), place.copy_for_all(&us));
+        std::os::unix::fs::chown(place.path(), Some(NOBODY), Some(NOBODY)).unwrap();
+        let mut run = super::plain(program);
+        run.args(["run", "--control", &place.file("control")]).args(options).uid(NOBODY).gid(NOBODY).current_dir("/");
+        Self { croupier: Croupier::spawn(scripted_by(worker, run, &place, script)), place }
+    }
+
     /// Makes the file that the script waits for.
     pub fn go_on(&self, file: &str) {
-        std::fs::write(self.place.file(file), "").unwrap();
+        self.tell(file, "");
+    }
+
+    /// Makes it with this text, in one step.
+    pub fn tell(&self, file: &str, text: &str) {
+        std::fs::write(self.place.file("new"), text).unwrap();
+        std::fs::rename(self.place.file("new"), self.place.file(file)).unwrap();
     }
 
     /// The address of listener `name`, once `count` workers have it: all of them the same.
@@ -175,12 +231,31 @@ impl Scripted {
 }
 
 /// `run` with workers that follow `script`, and look in `place` for what they wait for.
-pub fn scripted(mut run: Command, place: &Directory, script: &str) -> Command {
-    let role = "worker_with_script";
-    run.arg(format!("--env={}={role}", roles::ROLE));
-    run.arg(format!("--env={SCRIPT}={script}")).arg(format!("--env={PLACE}={}", place.path().display()));
-    run.arg("--").args(roles::command(role));
+pub fn scripted(run: Command, place: &Directory, script: &str) -> Command {
+    let us = roles::command(ROLE).swap_remove(0);
+    scripted_by(us, run, place, script)
+}
+
+fn scripted_by(program: String, mut run: Command, place: &Directory, script: &str) -> Command {
+    for (name, value) in variables(place, script) {
+        run.arg(format!("--env={name}={value}"));
+    }
+    run.arg("--").arg(program).args(&roles::command(ROLE)[1..]);
     run
+}
+
+/// The settings of a primary inside the test, without declared listeners, whose workers follow a script.
+pub fn settings(place: &Directory, script: &str) -> Settings {
+    let mut settings = embedded::settings(ROLE);
+    settings.listeners.clear();
+    settings.command.variables = variables(place, script).map(|(name, value)| (name.into(), value.into())).into();
+    settings
+}
+
+/// What the worker goes by.
+fn variables(place: &Directory, script: &str) -> [(&'static str, String); 3] {
+    let place = place.path().to_str().expect("temporary paths are text");
+    [(roles::ROLE, ROLE.into()), (SCRIPT, script.into()), (PLACE, place.into())]
 }
 
 /// The body of an answer from `address`.
