@@ -5,7 +5,6 @@
 
 use std::convert::Infallible;
 use std::io;
-use std::os::fd::OwnedFd;
 use std::os::unix::process::CommandExt;
 use std::process::Command;
 
@@ -14,7 +13,6 @@ use croupier::protocol::body::Body;
 use croupier::protocol::bootstrap;
 use croupier::protocol::control::{self, FromPrimary, FromWorker, ListenWish, PACKET_MAX_BYTES, VERSION};
 use croupier::protocol::control_channel::{ControlChannel, Incoming};
-use croupier::protocol::deal_channel::WorkerEnd;
 use croupier::protocol::ids::LaneId;
 
 /// Wishes that are sent before their answers are read: below what lets the primary end a worker that does not read.
@@ -23,8 +21,7 @@ const WISHES_AT_ONCE: u32 = 16;
 const ENVELOPE_BYTES: usize = r#"{"type":"message","body":""}"#.len();
 
 fn main() -> io::Result<()> {
-    let usage =
-        || io::Error::other("usage: flooder idle|burn|large|tiny|refused|listen|kick WORKER PROGRAM [ARGUMENT...]");
+    let usage = || io::Error::other("usage: flooder idle|burn|large|tiny|refused|listen WORKER PROGRAM [ARGUMENT...]");
     let mut words = std::env::args_os().skip(1);
     let burden = words.next().and_then(|word| word.into_string().ok()).ok_or_else(usage)?;
     let worker = words.next().ok_or_else(usage)?;
@@ -36,10 +33,9 @@ fn main() -> io::Result<()> {
     let channel = ControlChannel::from_fd(channel);
     channel.send(&FromWorker::Hello { version: VERSION, pid: std::process::id(), open_files_max: 1024 }, None)?;
     answer(&channel)?; // welcome
-    let end_of_lane = if burden == "kick" { lane(&channel) } else { Err(usage()) };
     channel.send(&FromWorker::ListeningAlone { address: format!("nowhere: {burden}") }, None)?;
     let Err(error) = match burden.as_str() {
-        "listen" => wish(&channel, "127.0.0.2:0"),
+        "listen" => wish(&channel, "127.0.0.1:0"),
         "refused" => wish(&channel, "nowhere"),
         _ => std::thread::scope(|scope| {
             scope.spawn(|| while answer(&channel).is_ok() {});
@@ -52,7 +48,6 @@ fn main() -> io::Result<()> {
                 },
                 "large" => say(&channel, &"x".repeat(PACKET_MAX_BYTES - ENVELOPE_BYTES)),
                 "tiny" => say(&channel, ""),
-                "kick" => kick(&end_of_lane?),
                 _ => Err(usage()),
             }
         }),
@@ -70,40 +65,23 @@ fn say(channel: &ControlChannel, text: &str) -> io::Result<Infallible> {
 
 /// Asks for a listener again and again, and closes what it gets.
 fn wish(channel: &ControlChannel, address: &str) -> io::Result<Infallible> {
+    let wish = ListenWish { address: Some(address.to_owned()), ..ListenWish::default() };
     loop {
         for request in 0..WISHES_AT_ONCE {
-            channel.send_blocking(&listen(request, address))?;
+            channel.send_blocking(&FromWorker::Listen { request, wish: wish.clone() })?;
         }
         let granted = (0..WISHES_AT_ONCE).map(|_| answer(channel)).collect::<io::Result<Vec<_>>>()?;
-        for (lane, _) in granted.into_iter().flatten() {
+        for lane in granted.into_iter().flatten() {
             channel.send_blocking(&FromWorker::Close { lane })?;
         }
     }
 }
 
-fn listen(request: u32, address: &str) -> FromWorker {
-    FromWorker::Listen { request, wish: ListenWish { address: Some(address.to_owned()), ..ListenWish::default() } }
-}
-
-/// Its end of a lane on which no client comes.
-fn lane(channel: &ControlChannel) -> io::Result<WorkerEnd> {
-    channel.send_blocking(&listen(0, "127.0.0.2:0"))?;
-    let (lane, end) = answer(channel)?.ok_or_else(|| io::Error::other("the primary refuses a listener"))?;
-    channel.send_blocking(&FromWorker::Listening { lane })?;
-    Ok(WorkerEnd::from_fd(end))
-}
-
-/// Says again and again that there is room. What finds no room in the channel costs this process alone.
-fn kick(end: &WorkerEnd) -> ! {
-    loop {
-        end.kick();
-    }
-}
-
-/// The next answer: the lane, if it is one. The end of this process, if that is what the primary wants.
-fn answer(channel: &ControlChannel) -> io::Result<Option<(LaneId, OwnedFd)>> {
+/// The next answer: the lane, if it is one. What is attached is closed. The end of this process, if that is what the
+/// primary wants.
+fn answer(channel: &ControlChannel) -> io::Result<Option<LaneId>> {
     match channel.receive(&mut vec![0; PACKET_MAX_BYTES], Wait::Block)? {
-        Incoming::Message(FromPrimary::Lane { lane, .. }, end) => Ok(end.map(|end| (lane, end))),
+        Incoming::Message(FromPrimary::Lane { lane, .. }, _) => Ok(Some(lane)),
         Incoming::Message(FromPrimary::Disconnect { .. }, _) | Incoming::End => std::process::exit(0),
         Incoming::Message(..) => Ok(None),
         Incoming::Malformed(malformed) => Err(io::Error::other(malformed.reason)),
