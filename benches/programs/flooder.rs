@@ -35,7 +35,7 @@ fn main() -> io::Result<()> {
     answer(&channel)?; // welcome
     channel.send(&FromWorker::ListeningAlone { address: format!("nowhere: {burden}") }, None)?;
     let Err(error) = match burden.as_str() {
-        "listen" => wish(&channel, "127.0.0.1:0"),
+        "listen" => wish(&channel, "127.0.0.2:0"),
         "refused" => wish(&channel, "nowhere"),
         _ => std::thread::scope(|scope| {
             scope.spawn(|| while answer(&channel).is_ok() {});
