@@ -6,6 +6,7 @@ use std::net::TcpListener;
 use std::os::unix::process::CommandExt;
 use std::process::Command;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use croupier::primary::settings::Settings;
 use croupier::worker::{ListenOptions, Listener, UdpSocket, Worker};
@@ -45,6 +46,7 @@ pub fn play() {
 /// What a worker listens on, and the thread that answers there.
 struct Open {
     source: Source,
+    served: Arc<AtomicUsize>,
     thread: std::thread::JoinHandle<()>,
 }
 
@@ -61,6 +63,7 @@ enum Source {
 /// - `hold NAME ADDRESS [OPTION ...]`: the same, any number of connections at a time
 /// - `drop NAME ADDRESS [OPTION ...]`: the same, but it ends every connection at once
 /// - `udp NAME ADDRESS [OPTION ...]`: the same with datagrams
+/// - `served NAME COUNT`: until it has taken so many connections there one after the other
 /// - `close NAME`
 /// - `wait FILE`: until the test has made it
 /// - `disconnect`: until the primary has told it to finish
@@ -79,15 +82,23 @@ fn obey(worker: &Worker, open: &mut BTreeMap<String, Open>, words: &[&str]) {
             match bind(way, &read(address), &options(rest)) {
                 Ok((source, address)) => {
                     let (own, way, text) = (source.clone(), (*way).to_owned(), format!("{id} {name}"));
-                    let thread = std::thread::spawn(move || own.answer_all(&way, &text));
+                    let served = Arc::new(AtomicUsize::new(0));
+                    let count = Arc::clone(&served);
+                    let thread = std::thread::spawn(move || own.answer_all(&way, &text, &count));
                     say(&format!("worker {id}: {name} is {address}"));
-                    open.insert((*name).to_owned(), Open { source, thread });
+                    open.insert((*name).to_owned(), Open { source, served, thread });
                 }
                 Err(error) => say(&format!("worker {id}: {name} failed {:?}: {error}", error.kind())),
             }
         }
+        ["served", name, count] => {
+            let (served, count) = (&open[*name].served, count.parse().unwrap());
+            while served.load(Ordering::Relaxed) < count {
+                std::thread::sleep(std::time::Duration::from_millis(1));
+            }
+        }
         ["close", name] => {
-            let Open { source, thread } = open.remove(*name).unwrap();
+            let Open { source, thread, .. } = open.remove(*name).unwrap();
             match source {
                 Source::Listener(listener) => listener.close(),
                 Source::Udp(socket) => socket.close(),
@@ -147,14 +158,17 @@ fn bind(way: &str, address: &str, options: &ListenOptions) -> std::io::Result<(S
 }
 
 impl Source {
-    fn answer_all(&self, way: &str, text: &str) {
+    fn answer_all(&self, way: &str, text: &str, served: &AtomicUsize) {
         match self {
             Source::Listener(listener) => std::thread::scope(|scope| {
                 while let Some(connection) = listener.accept().unwrap() {
                     match way {
                         "drop" => drop(connection),
                         "hold" => _ = scope.spawn(move || http::answer(&connection, text)),
-                        _ => _ = http::answer(&connection, text),
+                        _ => {
+                            let _ = http::answer(&connection, text);
+                            served.fetch_add(1, Ordering::Relaxed);
+                        }
                     }
                 }
             }),
@@ -223,10 +237,12 @@ impl Scripted {
         self.croupier.log().wait_for(what)
     }
 
-    /// Ends it; every worker must have ended well.
+    /// Ends it; every worker must have ended well. Returns the whole log: croupier's own lines may come later than what
+    /// its workers say.
     #[track_caller]
-    pub fn end(mut self) {
+    pub fn end(mut self) -> Vec<String> {
         assert_eq!(self.croupier.terminate(), Some(0));
+        self.croupier.log().wait_end()
     }
 }
 
