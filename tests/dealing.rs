@@ -98,7 +98,7 @@ fn clients_beyond_the_bound_of_open_connections_wait_and_are_then_served() {
 fn workers_say_how_many_they_hold_and_who_comes_after_that_waits_without_cost() {
     let script = "only 1 hold a 127.0.0.1:0 connections=1\nonly 2 hold a 127.0.0.1:0 connections=9";
     let scripted = Scripted::start(&["--workers", "2"], script);
-    let address = scripted.address("a", 2);
+    let address = scripted.dealt_address("a", 2);
     let mut holders: Vec<Client> = (0..10).map(|_| Client::connect(&address).unwrap()).collect();
     support::wait_until("all are taken", || taken(&scripted.croupier) == [1, 9]);
     let mut next = Client::connect(&address).unwrap();

@@ -65,6 +65,7 @@ fn the_number_that_port_0_became_is_the_same_listener() {
     let a = scripted.address("a", 1);
     scripted.tell("port", &a);
     assert_eq!(scripted.address("b", 1), a);
+    scripted.croupier.log().wait_for_count(&format!(" listening on {a}"), 2);
     let mut answers = [ask(&a), ask(&a)];
     answers.sort();
     assert_eq!(answers, ["1 a", "2 b"]);
@@ -387,7 +388,7 @@ fn a_unix_path_of_any_length_has_the_mode_that_was_asked_for_and_goes_with_its_l
     let path = long_path("a");
     std::fs::create_dir_all(path.parent().unwrap()).unwrap();
     scripted.go_on("path");
-    scripted.address("a", 2);
+    scripted.dealt_address("a", 2);
     assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o777);
     let mut answers: Vec<String> = (0..2).map(|_| ask_unix(&path)).collect();
     answers.sort();
@@ -407,7 +408,7 @@ fn a_relative_unix_path_is_the_worker_s_and_may_be_long() {
     let path = directory.join(&name);
     assert!(path.as_os_str().len() > 108);
     let scripted = Scripted::start(&["--workers", "2", "--chdir", workers], &format!("listen a unix:{name}"));
-    assert_eq!(scripted.address("a", 2), format!("unix:{}", path.display()));
+    assert_eq!(scripted.dealt_address("a", 2), format!("unix:{}", path.display()));
     let mut answers = [ask_unix(&path), ask_unix(&path)];
     answers.sort();
     assert_eq!(answers, ["1 a", "2 a"]);

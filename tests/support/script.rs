@@ -226,6 +226,14 @@ impl Scripted {
         addresses[0].clone()
     }
 
+    /// The same, once they are all in the rotation: a worker has its listener a moment before.
+    #[track_caller]
+    pub fn dealt_address(&self, name: &str, count: usize) -> String {
+        let address = self.address(name, count);
+        self.croupier.log().wait_for_count(&format!(" listening on {address}"), count);
+        address
+    }
+
     #[track_caller]
     pub fn addresses(&self, name: &str, count: usize) -> Vec<String> {
         let lines = self.croupier.log().wait_for_count(&format!(": {name} is "), count);
