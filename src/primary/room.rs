@@ -40,8 +40,10 @@ pub struct Account {
     dealt: u64,
     reclaimed: u64,
     seen: Counts,
-    /// When the worker was last seen to have taken something, or to have nothing to take.
+    /// Until when the worker is known to have taken something, or to have had nothing to take.
     took_at: Monotonic,
+    /// The last look at the worker's counts.
+    looked_at: Monotonic,
 }
 
 /// Counts that cannot be: the worker's memory is corrupted, or it writes nonsense on purpose.
@@ -63,7 +65,8 @@ impl std::fmt::Display for Impossible {
 impl Account {
     /// An empty account.
     pub fn new(bounds: Bounds) -> Self {
-        Self { bounds, dealt: 0, reclaimed: 0, seen: Counts::default(), took_at: Monotonic::default() }
+        let never = Monotonic::default();
+        Self { bounds, dealt: 0, reclaimed: 0, seen: Counts::default(), took_at: never, looked_at: never }
     }
 
     /// Whether another connection may be dealt, by what was last seen.
@@ -134,23 +137,19 @@ impl Account {
             return Err(Impossible { claimed: counts, given });
         }
         if counts.taken > self.seen.taken {
-            self.took_at = now;
+            // Some time since the last look, and not necessarily just now: it may have stopped in between.
+            self.took_at = self.took_at.max(self.looked_at);
         }
+        self.looked_at = now;
         self.seen = counts;
         Ok(())
     }
 
     /// At which counts there is room worth waking up for: half the queue, so that a burst of short connections
-    /// costs one kick and not one each; the first take of a slow worker, which is slow no more; a single place among
-    /// the open ones, because connections may live long.
+    /// costs one kick and not one each; a single place among the open ones, because connections may live long.
     pub fn kick_at(&self, now: Monotonic) -> KickAt {
-        let taken = if self.untaken() < self.queue_max(now) {
-            NO_KICK
-        } else if self.untaken() < self.bounds.queue_max {
-            self.seen.taken + 1
-        } else {
-            self.given() - self.bounds.queue_max / 2
-        };
+        let queue_max = self.queue_max(now);
+        let taken = if self.untaken() < queue_max { NO_KICK } else { self.given() - queue_max / 2 };
         let closed = if self.open() < self.bounds.connections_max {
             NO_KICK
         } else {
@@ -197,8 +196,10 @@ mod tests {
         deal(&mut account, 20);
         let later = NOW + SLOW_AFTER;
         assert!(account.has_room(NOW) && !account.has_room(later) && !account.has_room_without_a_look());
-        assert_eq!(account.kick_at(later), KickAt { taken: 1, closed: NO_KICK });
+        assert_eq!(account.kick_at(later), KickAt { taken: 12, closed: NO_KICK });
         account.observe(Counts { taken: 1, closed: 0 }, later).unwrap();
+        assert!(!account.has_room(later), "that may have been long ago");
+        account.observe(Counts { taken: 2, closed: 0 }, later).unwrap();
         assert!(account.has_room(later), "it takes: the whole queue is for it");
     }
 

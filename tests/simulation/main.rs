@@ -280,9 +280,9 @@ impl Simulation {
             let Bounds { queue_max, connections_max } = self.world.bounds;
             let untaken = below.untaken().count();
             let open = process.open.iter().filter(|(_, through)| through == index).count() + untaken;
-            // A slow one is asked for a kick at its first take; it has had none while so much is untaken.
+            // A slow one is asked for a kick when it has taken half of what it may have.
             let is_full =
-                untaken as u64 >= SLOW_QUEUE_MAX.min(queue_max / 2 + 1) || below.down.len() >= self.world.socket_max;
+                untaken as u64 > SLOW_QUEUE_MAX.min(queue_max) / 2 || below.down.len() >= self.world.socket_max;
             let is_full = is_full || open as u64 >= connections_max || below.board.pause != Pause::None;
             let waits = !self.kernel.backlog.is_empty() || heads.iter().any(|it| !self.is_forbidden(*it, worker));
             assert!(is_full || !waits, "worker {worker}: {untaken} untaken, {open} open");
