@@ -116,7 +116,10 @@ fn what_the_only_worker_had_not_taken_when_it_closed_its_listener_sees_an_end() 
     let mut clients: Vec<Client> = (0..5).map(|_| Client::connect(&address).unwrap()).collect();
     clients.iter_mut().for_each(|client| client.send("GET / HTTP/1.1\r\n").unwrap());
     // It sits in a read of the first, and all others were dealt to it.
-    support::wait_until("all wait for it", || scripted.croupier.status()["workers"][0]["dealt"] == 5);
+    support::wait_until("it has one and all others wait for it", || {
+        let worker = &scripted.croupier.status()["workers"][0];
+        worker["taken"] == 1 && worker["dealt"] == 5
+    });
     scripted.go_on("go");
     for client in &mut clients[1..] {
         let error = client.response().unwrap_err();

@@ -6,7 +6,7 @@ use std::net::TcpListener;
 use std::os::unix::process::CommandExt;
 use std::process::Command;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
 
 use croupier::primary::settings::Settings;
 use croupier::worker::{ListenOptions, Listener, UdpSocket, Worker};
@@ -237,6 +237,9 @@ impl Scripted {
     #[track_caller]
     pub fn addresses(&self, name: &str, count: usize) -> Vec<String> {
         let lines = self.croupier.log().wait_for_count(&format!(": {name} is "), count);
+        // A worker says so when it has told the primary. Whatever was told before the first of two questions is heard
+        // before the second one is answered: then it is in the rotation.
+        let _ = [self.croupier.status(), self.croupier.status()];
         lines.iter().map(|line| line.rsplit(' ').next().unwrap().to_owned()).collect()
     }
 
@@ -293,7 +296,15 @@ pub fn who(response: &http::Response) -> String {
     response.body.trim().trim_start_matches("hello from worker ").to_owned()
 }
 
-/// A port that was free a moment ago.
+/// A port that nobody has, and that the kernel gives to nobody: below those that it chooses from for port 0 and for
+/// clients (ip(7), `ip_local_port_range`), one of which may be taken at any time.
 pub fn free_port() -> u16 {
-    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
+    static NEXT: AtomicU32 = AtomicU32::new(0);
+    loop {
+        let step = NEXT.fetch_add(1, Ordering::Relaxed);
+        let port = 10_000 + (std::process::id().wrapping_mul(64).wrapping_add(step) % 20_000) as u16;
+        if TcpListener::bind(("0.0.0.0", port)).is_ok() && std::net::UdpSocket::bind(("0.0.0.0", port)).is_ok() {
+            return port;
+        }
+    }
 }
