@@ -1,4 +1,5 @@
-//! A worker in 15 lines: `croupier run --listen 127.0.0.1:8000 -- target/release/examples/echo`, or alone.
+//! A worker in 15 lines: `croupier run --listen 127.0.0.1:8000 -- target/release/examples/echo`, or alone. An argument
+//! is another address.
 
 use std::io::{Read, Write};
 
@@ -6,7 +7,8 @@ use croupier::worker::{Connection, Listener};
 
 fn main() -> std::io::Result<()> {
     // Under a primary: dealt connections. Alone: binds the address itself. The same program, unchanged.
-    let listener = Listener::bind("127.0.0.1:8000")?;
+    let address = std::env::args().nth(1).unwrap_or_else(|| "127.0.0.1:8000".into());
+    let listener = Listener::bind(&address)?;
     for connection in listener.incoming() {
         let _ = serve(connection?); // a client that goes away is its own affair
     }

@@ -8,7 +8,7 @@ use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 
 use support::log::Log;
-use support::{DEADLINE, http};
+use support::{Croupier, DEADLINE, http};
 
 /// A running example, and what it says. Dropping it kills it; its workers see that and end.
 struct Example {
@@ -138,4 +138,22 @@ fn a_client_gets_the_worker_that_it_asks_for() {
     }
     assert_eq!(converse(&by_number, "9\n"), "sorry: there is no worker 9");
     assert!(converse(&in_turn, "").starts_with("dealt to worker "));
+}
+
+#[test]
+fn echo_returns_what_it_was_sent() {
+    let mut run = support::undeclared(&["--workers", "2", "--"]);
+    run.arg(path("echo")).arg("127.0.0.1:0");
+    let mut croupier = Croupier::spawn(run);
+    let lines = croupier.log().wait_for_count(" listening on ", 2);
+    let address = lines[0].rsplit(' ').next().unwrap();
+    for _ in 0..4 {
+        let mut client = TcpStream::connect(address).unwrap();
+        client.set_read_timeout(Some(DEADLINE)).unwrap();
+        client.write_all(b"hello").unwrap();
+        let mut answer = Vec::new();
+        client.read_to_end(&mut answer).unwrap();
+        assert_eq!(answer, b"hello");
+    }
+    assert_eq!(croupier.terminate(), Some(0));
 }
