@@ -8,13 +8,12 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::sync::Arc;
 
-use mio::unix::SourceFd;
 use mio::{Interest, Registry, Token, event};
-use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use super::connection::{Connection, Stream};
 use super::lane::Lane;
 use super::membership::{Granted, Worker};
+use super::readiness::{Fds, Registration, wait_readable};
 use crate::protocol::Wait;
 use crate::protocol::control::ListenWish;
 use crate::protocol::scoreboard::Pause;
@@ -45,7 +44,7 @@ pub struct Listener {
     source: Source,
     /// Where it is registered. The primary holds a duplicate of a lane's descriptor, so close(2) alone would leave it
     /// in our epoll for ever: readable, and no longer removable.
-    registered: Option<Registry>,
+    registration: Registration,
     /// This process bound it itself although it has a primary: it ends when the primary says so.
     alone_under: Option<Worker>,
 }
@@ -269,7 +268,7 @@ impl ListenOptions {
         } else {
             Socket::Tcp(mio::net::TcpListener::from_std(self.bind_tcp(address)?))
         };
-        Ok(Listener { source: Source::Own(socket), registered: None, alone_under: None })
+        Ok(Listener { source: Source::Own(socket), registration: Registration::default(), alone_under: None })
     }
 
     fn bind_tcp(&self, address: &str) -> io::Result<std::net::TcpListener> {
@@ -332,7 +331,7 @@ impl Listener {
             Some(socket) => Source::Shared(Socket::from_fd(socket)?, membership),
             None => Source::Lane(membership),
         };
-        Ok(Self { source, registered: None, alone_under: None })
+        Ok(Self { source, registration: Registration::default(), alone_under: None })
     }
 
     /// Sleeps until there is a connection; it blocks. `None`: the listener is closed, and every connection that had
@@ -460,12 +459,11 @@ impl Listener {
     }
 
     fn wait_readable(&self) -> io::Result<()> {
-        let mut fds = vec![PollFd::new(self.as_fd(), PollFlags::POLLIN)];
-        fds.extend(self.end_fd().map(|fd| PollFd::new(fd, PollFlags::POLLIN)));
-        match poll(&mut fds, PollTimeout::NONE) {
-            Ok(_) | Err(nix::errno::Errno::EINTR) => Ok(()),
-            Err(error) => Err(error.into()),
-        }
+        wait_readable(std::iter::once(self.as_fd()).chain(self.end_fd()))
+    }
+
+    fn fds(&self) -> Fds {
+        [Some(self.as_fd().as_raw_fd()), self.end_fd().map(|fd| fd.as_raw_fd())]
     }
 }
 
@@ -493,33 +491,23 @@ impl AsFd for Listener {
 /// Dropping the listener deregisters it.
 impl event::Source for Listener {
     fn register(&mut self, registry: &Registry, token: Token, interests: Interest) -> io::Result<()> {
-        let handle = registry.try_clone()?;
-        self.each_fd(|fd| SourceFd(&fd).register(registry, token, interests))?;
-        self.registered = Some(handle);
-        Ok(())
+        let fds = self.fds();
+        self.registration.register(fds, registry, token, interests)
     }
 
     fn reregister(&mut self, registry: &Registry, token: Token, interests: Interest) -> io::Result<()> {
-        self.each_fd(|fd| SourceFd(&fd).reregister(registry, token, interests))
+        Registration::reregister(self.fds(), registry, token, interests)
     }
 
     fn deregister(&mut self, registry: &Registry) -> io::Result<()> {
-        self.registered = None;
-        self.each_fd(|fd| SourceFd(&fd).deregister(registry))
-    }
-}
-
-impl Listener {
-    fn each_fd(&self, mut act: impl FnMut(RawFd) -> io::Result<()>) -> io::Result<()> {
-        act(self.as_fd().as_raw_fd())?;
-        self.end_fd().map_or(Ok(()), |fd| act(fd.as_raw_fd()))
+        let fds = self.fds();
+        self.registration.deregister(fds, registry)
     }
 }
 
 impl Drop for Listener {
     fn drop(&mut self) {
-        if let Some(registry) = self.registered.take() {
-            let _ = event::Source::deregister(self, &registry);
-        }
+        let fds = self.fds();
+        self.registration.end(fds);
     }
 }

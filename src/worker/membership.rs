@@ -16,7 +16,8 @@ use nix::sys::eventfd::{EfdFlags, EventFd};
 
 use super::lane::Lane;
 use super::listener::{ListenOptions, Listener};
-use super::messages::{Inbox, Message, wait_readable};
+use super::messages::{Inbox, Message};
+use super::readiness::wait_readable;
 use crate::protocol::control::{FromPrimary, FromWorker, IdleRule, ListenWish, PACKET_MAX_BYTES, VERSION};
 use crate::protocol::control_channel::{ControlChannel, Incoming};
 use crate::protocol::ids::{LaneId, Slot, WorkerId};
@@ -237,7 +238,7 @@ impl Worker {
     pub fn disconnect(&self) -> io::Result<()> {
         self.ask_to_disconnect()?;
         while self.is_connected() {
-            wait_readable(self.drain_fd())?;
+            wait_readable([self.drain_fd()])?;
         }
         Ok(())
     }

@@ -10,12 +10,11 @@ use std::sync::Mutex;
 
 use mio::unix::SourceFd;
 use mio::{Interest, Registry, Token, event};
-use nix::errno::Errno;
-use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::eventfd::{EfdFlags, EventFd};
 use serde::Serialize;
 
 use super::membership::{Worker, lock};
+use super::readiness::wait_readable;
 use crate::protocol::Wait;
 use crate::protocol::body::Body;
 use crate::protocol::control::{self, FromWorker, MESSAGES_UNREAD_MAX, PACKET_MAX_BYTES};
@@ -121,7 +120,7 @@ impl Messages {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
                 other => return other,
             }
-            wait_readable(self.as_fd())?;
+            wait_readable([self.as_fd()])?;
         }
     }
 
@@ -202,14 +201,6 @@ impl Inbox {
             return Taken::Message(message);
         }
         Taken::MessageAndTell(message, std::mem::take(&mut queue.untold))
-    }
-}
-
-/// Sleeps until there is something to read, or a signal comes.
-pub(super) fn wait_readable(fd: BorrowedFd<'_>) -> io::Result<()> {
-    match poll(&mut [PollFd::new(fd, PollFlags::POLLIN)], PollTimeout::NONE) {
-        Ok(_) | Err(Errno::EINTR) => Ok(()),
-        Err(error) => Err(error.into()),
     }
 }
 

@@ -140,6 +140,7 @@ mod lane;
 mod listener;
 mod membership;
 mod messages;
+mod readiness;
 #[cfg(feature = "tokio")]
 pub mod tokio;
 mod udp;

@@ -3,14 +3,13 @@
 
 use std::io;
 use std::net::{SocketAddr, ToSocketAddrs};
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 
-use mio::unix::SourceFd;
 use mio::{Interest, Registry, Token, event};
-use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use super::listener::{ListenOptions, Membership};
 use super::membership::{Granted, Worker};
+use super::readiness::{Fds, Registration, wait_readable};
 use crate::sys::fd_passing;
 
 /// A UDP socket: under a primary its own, shared with the other workers that ask for the address; alone this process's.
@@ -25,7 +24,7 @@ pub struct UdpSocket {
     /// This process bound it itself although it has a primary: it ends when the primary says so.
     alone_under: Option<Worker>,
     /// Where it is registered: the description lives on in other processes, so close(2) alone would leave it there.
-    registered: Option<Registry>,
+    registration: Registration,
 }
 
 impl UdpSocket {
@@ -99,17 +98,11 @@ impl UdpSocket {
     }
 
     fn wait_readable(&self) -> io::Result<()> {
-        let mut fds = vec![PollFd::new(self.as_fd(), PollFlags::POLLIN)];
-        fds.extend(self.end_fd().map(|fd| PollFd::new(fd, PollFlags::POLLIN)));
-        match poll(&mut fds, PollTimeout::NONE) {
-            Ok(_) | Err(nix::errno::Errno::EINTR) => Ok(()),
-            Err(error) => Err(error.into()),
-        }
+        wait_readable(std::iter::once(self.as_fd()).chain(self.end_fd()))
     }
 
-    fn each_fd(&self, mut act: impl FnMut(RawFd) -> io::Result<()>) -> io::Result<()> {
-        act(self.as_fd().as_raw_fd())?;
-        self.end_fd().map_or(Ok(()), |fd| act(fd.as_raw_fd()))
+    fn fds(&self) -> Fds {
+        [Some(self.as_fd().as_raw_fd()), self.end_fd().map(|fd| fd.as_raw_fd())]
     }
 }
 
@@ -127,7 +120,7 @@ impl Worker {
         let ended = || io::Error::new(io::ErrorKind::ConnectionAborted, "the primary ends its listeners");
         let socket = std::net::UdpSocket::from(socket.ok_or_else(ended)?);
         let membership = Some(Membership { lane, worker: self.clone(), address });
-        Ok(UdpSocket { socket, membership, alone_under: None, registered: None })
+        Ok(UdpSocket { socket, membership, alone_under: None, registration: Registration::default() })
     }
 }
 
@@ -157,7 +150,7 @@ impl ListenOptions {
             None => self.bind_udp_socket(address)?,
         };
         socket.set_nonblocking(true)?;
-        Ok(UdpSocket { socket, membership: None, alone_under: None, registered: None })
+        Ok(UdpSocket { socket, membership: None, alone_under: None, registration: Registration::default() })
     }
 }
 
@@ -173,26 +166,23 @@ impl AsFd for UdpSocket {
 /// or the end. Dropping it deregisters it.
 impl event::Source for UdpSocket {
     fn register(&mut self, registry: &Registry, token: Token, interests: Interest) -> io::Result<()> {
-        let handle = registry.try_clone()?;
-        self.each_fd(|fd| SourceFd(&fd).register(registry, token, interests))?;
-        self.registered = Some(handle);
-        Ok(())
+        let fds = self.fds();
+        self.registration.register(fds, registry, token, interests)
     }
 
     fn reregister(&mut self, registry: &Registry, token: Token, interests: Interest) -> io::Result<()> {
-        self.each_fd(|fd| SourceFd(&fd).reregister(registry, token, interests))
+        Registration::reregister(self.fds(), registry, token, interests)
     }
 
     fn deregister(&mut self, registry: &Registry) -> io::Result<()> {
-        self.registered = None;
-        self.each_fd(|fd| SourceFd(&fd).deregister(registry))
+        let fds = self.fds();
+        self.registration.deregister(fds, registry)
     }
 }
 
 impl Drop for UdpSocket {
     fn drop(&mut self) {
-        if let Some(registry) = self.registered.take() {
-            let _ = event::Source::deregister(self, &registry);
-        }
+        let fds = self.fds();
+        self.registration.end(fds);
     }
 }
