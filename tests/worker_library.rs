@@ -17,6 +17,7 @@ use croupier::protocol::control_channel::{ControlChannel, Incoming};
 use croupier::protocol::ids::{LaneId, Slot, WorkerId};
 use croupier::protocol::scoreboard::Scoreboard;
 use croupier::protocol::{Wait, bootstrap};
+use croupier::worker::event_loop::EventLoop;
 use croupier::worker::{Connection, CountGuard, ListenOptions, Listener};
 use mio::{Events, Interest, Poll, Token};
 
@@ -448,5 +449,29 @@ fn listen(options: &ListenOptions) -> Listener {
     match std::env::var(ADDRESS) {
         Ok(address) => options.bind(&address).unwrap(),
         Err(_) => roles::join().listen_on_first(options).unwrap(),
+    }
+}
+
+/// The order to finish ends each of them: a descriptor that both shared could be watched for one only.
+#[test]
+fn an_event_loop_has_several_sockets_of_its_own_and_all_of_them_end() {
+    let mut croupier = Croupier::of_role(&["--workers", "1"], "worker_with_two_own_sockets");
+    let line = croupier.log().wait_for("its own sockets are ");
+    for address in line.rsplit(' ').take(2) {
+        assert_eq!(http::get(address).unwrap().status, 200);
+    }
+    assert_eq!(croupier.terminate(), Some(0));
+}
+
+#[test]
+fn worker_with_two_own_sockets() {
+    if roles::plays("worker_with_two_own_sockets") {
+        let mut event_loop = EventLoop::new(roles::Good::named(roles::join().id())).unwrap();
+        let own = [(); 2].map(|()| ListenOptions::new().exclusive(true).bind("127.0.0.1:0").unwrap());
+        let addresses = own.each_ref().map(Listener::address);
+        own.into_iter().for_each(|listener| event_loop.listen(listener).unwrap());
+        roles::say(&format!("its own sockets are {}", addresses.join(" ")));
+        event_loop.run().unwrap();
+        std::process::exit(0); // before the test harness says how well it went
     }
 }

@@ -12,7 +12,7 @@ use mio::{Interest, Registry, Token, event};
 
 use super::connection::{Connection, Stream};
 use super::lane::Lane;
-use super::membership::{Granted, Worker};
+use super::membership::{Alone, Granted, Worker};
 use super::readiness::{Fds, Registration, wait_readable};
 use crate::protocol::Wait;
 use crate::protocol::control::ListenWish;
@@ -46,7 +46,7 @@ pub struct Listener {
     /// in our epoll for ever: readable, and no longer removable.
     registration: Registration,
     /// This process bound it itself although it has a primary: it ends when the primary says so.
-    alone_under: Option<Worker>,
+    alone: Option<Alone>,
 }
 
 #[derive(Debug)]
@@ -203,7 +203,7 @@ impl ListenOptions {
         match Worker::from_env()? {
             Some(worker) if self.is_own() => {
                 let mut listener = self.bind_here(address)?;
-                listener.alone_under = Some(worker.clone());
+                listener.alone = Some(Alone::under(worker.clone())?);
                 worker.say_listening_alone(listener.address())?;
                 Ok(listener)
             }
@@ -268,7 +268,7 @@ impl ListenOptions {
         } else {
             Socket::Tcp(mio::net::TcpListener::from_std(self.bind_tcp(address)?))
         };
-        Ok(Listener { source: Source::Own(socket), registration: Registration::default(), alone_under: None })
+        Ok(Listener { source: Source::Own(socket), registration: Registration::default(), alone: None })
     }
 
     fn bind_tcp(&self, address: &str) -> io::Result<std::net::TcpListener> {
@@ -331,7 +331,7 @@ impl Listener {
             Some(socket) => Source::Shared(Socket::from_fd(socket)?, membership),
             None => Source::Lane(membership),
         };
-        Ok(Self { source, registration: Registration::default(), alone_under: None })
+        Ok(Self { source, registration: Registration::default(), alone: None })
     }
 
     /// Sleeps until there is a connection; it blocks. `None`: the listener is closed, and every connection that had
@@ -439,7 +439,7 @@ impl Listener {
         match &self.source {
             Source::Lane(_) => None,
             Source::Shared(_, Membership { lane, .. }) => Some(lane.as_fd()),
-            Source::Own(_) => self.alone_under.as_ref().map(Worker::drain_fd),
+            Source::Own(_) => self.alone.as_ref().map(Alone::end_fd),
         }
     }
 
@@ -448,14 +448,14 @@ impl Listener {
         match &self.source {
             Source::Lane(_) => false,
             Source::Shared(_, Membership { lane, .. }) => lane.has_ended(),
-            Source::Own(_) => self.alone_under.as_ref().is_some_and(|worker| worker.drain().is_some()),
+            Source::Own(_) => self.alone.as_ref().is_some_and(Alone::is_to_end),
         }
     }
 
     /// Who it listens for; `None` without a primary.
     #[cfg(feature = "tokio")]
     pub(super) fn worker(&self) -> Option<&Worker> {
-        self.membership().map(|membership| &membership.worker).or(self.alone_under.as_ref())
+        self.membership().map(|membership| &membership.worker).or(self.alone.as_ref().map(|alone| &alone.worker))
     }
 
     fn wait_readable(&self) -> io::Result<()> {

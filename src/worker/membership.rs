@@ -74,6 +74,14 @@ enum Answer {
     Refused { errno: i32, reason: String },
 }
 
+/// What ends a socket of this process's own that has a primary: its order to finish.
+#[derive(Debug)]
+pub(super) struct Alone {
+    pub(super) worker: Worker,
+    /// A duplicate of the worker's, for each socket one: epoll takes a descriptor once. Source: epoll_ctl(2), `EEXIST`.
+    order: OwnedFd,
+}
+
 /// What the primary has granted.
 #[derive(Debug)]
 pub(super) struct Granted {
@@ -366,6 +374,22 @@ impl Worker {
         // Already set if the primary has gone after it had given the order.
         #[cfg(feature = "tokio")]
         let _ = self.shared.drain_begun.set(());
+    }
+}
+
+impl Alone {
+    pub(super) fn under(worker: Worker) -> io::Result<Self> {
+        let order = worker.drain_fd().try_clone_to_owned()?;
+        Ok(Self { worker, order })
+    }
+
+    /// Readable once it is to end.
+    pub(super) fn end_fd(&self) -> BorrowedFd<'_> {
+        self.order.as_fd()
+    }
+
+    pub(super) fn is_to_end(&self) -> bool {
+        self.worker.drain().is_some()
     }
 }
 

@@ -8,7 +8,7 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use mio::{Interest, Registry, Token, event};
 
 use super::listener::{ListenOptions, Membership};
-use super::membership::{Granted, Worker};
+use super::membership::{Alone, Granted, Worker};
 use super::readiness::{Fds, Registration, wait_readable};
 use crate::sys::fd_passing;
 
@@ -22,7 +22,7 @@ pub struct UdpSocket {
     socket: std::net::UdpSocket,
     membership: Option<Membership>,
     /// This process bound it itself although it has a primary: it ends when the primary says so.
-    alone_under: Option<Worker>,
+    alone: Option<Alone>,
     /// Where it is registered: the description lives on in other processes, so close(2) alone would leave it there.
     registration: Registration,
 }
@@ -89,12 +89,12 @@ impl UdpSocket {
 
     /// What becomes readable when the primary ends it; `None` if there is none.
     pub fn end_fd(&self) -> Option<BorrowedFd<'_>> {
-        let own = self.alone_under.as_ref().map(Worker::drain_fd);
+        let own = self.alone.as_ref().map(Alone::end_fd);
         self.membership.as_ref().map(|membership| membership.lane.as_fd()).or(own)
     }
 
     fn is_to_end(&self) -> bool {
-        self.alone_under.as_ref().is_some_and(|worker| worker.drain().is_some())
+        self.alone.as_ref().is_some_and(Alone::is_to_end)
     }
 
     fn wait_readable(&self) -> io::Result<()> {
@@ -120,7 +120,7 @@ impl Worker {
         let ended = || io::Error::new(io::ErrorKind::ConnectionAborted, "the primary ends its listeners");
         let socket = std::net::UdpSocket::from(socket.ok_or_else(ended)?);
         let membership = Some(Membership { lane, worker: self.clone(), address });
-        Ok(UdpSocket { socket, membership, alone_under: None, registration: Registration::default() })
+        Ok(UdpSocket { socket, membership, alone: None, registration: Registration::default() })
     }
 }
 
@@ -135,8 +135,8 @@ impl ListenOptions {
         match Worker::from_env()? {
             Some(worker) if self.is_own() => {
                 let mut socket = self.bind_udp_here(address)?;
+                socket.alone = Some(Alone::under(worker.clone())?);
                 worker.say_listening_alone(socket.local_addr()?.to_string())?;
-                socket.alone_under = Some(worker);
                 Ok(socket)
             }
             Some(worker) => worker.bind_udp_with(address, self),
@@ -150,7 +150,7 @@ impl ListenOptions {
             None => self.bind_udp_socket(address)?,
         };
         socket.set_nonblocking(true)?;
-        Ok(UdpSocket { socket, membership: None, alone_under: None, registration: Registration::default() })
+        Ok(UdpSocket { socket, membership: None, alone: None, registration: Registration::default() })
     }
 }
 
