@@ -206,6 +206,8 @@ impl Inbox {
 
 #[cfg(test)]
 mod tests {
+    use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+
     use super::*;
 
     fn message(number: u32) -> Message {
