@@ -94,7 +94,10 @@ pub fn with_variable(name: &str, value: &str) -> Vec<i32> {
 /// The numbers of its open descriptors.
 pub fn descriptors(pid: i32) -> Vec<i32> {
     let entries = fs::read_dir(format!("/proc/{pid}/fd")).into_iter().flatten().flatten();
-    let mut numbers: Vec<i32> = entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok()).collect();
+    let listed: Vec<_> = entries.map(|entry| entry.path()).collect();
+    // Of this process itself, one of those listed was the listing's own.
+    let open = listed.into_iter().filter(|path| path.read_link().is_ok());
+    let mut numbers: Vec<i32> = open.filter_map(|path| path.file_name()?.to_str()?.parse().ok()).collect();
     numbers.sort_unstable();
     numbers
 }
