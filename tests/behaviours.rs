@@ -1,7 +1,11 @@
 //! `tests/BEHAVIOURS.md` says the truth: it has a line for every behaviour, and every test that it names is there.
 
+#[path = "support/named_tests.rs"]
+mod named_tests;
+
 use std::collections::BTreeSet;
-use std::path::Path;
+
+use named_tests::{missing, named};
 
 const TABLE: &str = include_str!("BEHAVIOURS.md");
 
@@ -38,24 +42,9 @@ fn lines(text: &str) -> Vec<Line<'_>> {
     lines
 }
 
-/// What stands between backticks and looks like `file::name`.
-fn named(tests: &str) -> impl Iterator<Item = (&str, &str)> {
-    let is_name = |it: &str| it.chars().all(|it| matches!(it, 'a'..='z' | '0'..='9' | '_'));
-    let named = tests.split('`').skip(1).step_by(2).filter_map(|it| it.split_once("::"));
-    named.filter(move |(file, name)| is_name(file) && is_name(name))
-}
-
-/// Whether `tests/file.rs` has it as a test that is no worker's part.
-fn is_a_test((file, name): &(&str, &str)) -> bool {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests").join(file).with_extension("rs");
-    let source = std::fs::read_to_string(path).unwrap_or_default();
-    let is_part = source.contains(&format!("plays(\"{name}\")")) || *name == "worker_with_script";
-    !is_part && source.contains(&format!("#[test]\nfn {name}() {{"))
-}
-
 /// What is wrong with a line.
 fn finding(line: &Line<'_>) -> Option<String> {
-    let missing: Vec<_> = named(line.tests).filter(|named| !is_a_test(named)).collect();
+    let missing = missing(line.tests);
     if !missing.is_empty() {
         return Some(format!("{}: no such test: {missing:?}", line.name));
     }

@@ -162,7 +162,7 @@ fn the_flood_drowns_nobody(mode: &str) {
     let mut croupier =
         Croupier::of_role(&["--quiet", "--workers", "2", &trigger_option, &mode_option], "worker_that_misbehaves");
     // With --quiet there is neither address nor readiness in the log: see them otherwise.
-    let address = listening_address(croupier.pid());
+    let address = processes::listening_address(croupier.pid());
     std::fs::write(directory.file("trigger"), "now").unwrap();
     croupier.log().wait_for("flooding");
     for _ in 0..100 {
@@ -170,25 +170,6 @@ fn the_flood_drowns_nobody(mode: &str) {
     }
     croupier.signal(Signal::SIGTERM);
     croupier.wait_exit();
-}
-
-/// The address of the only TCP socket that the process listens on, as the kernel tells it.
-fn listening_address(pid: i32) -> String {
-    let find = || {
-        let sockets: Vec<String> = processes::descriptors(pid)
-            .into_iter()
-            .filter_map(|fd| std::fs::read_link(format!("/proc/{pid}/fd/{fd}")).ok())
-            .filter_map(|link| Some(link.to_str()?.strip_prefix("socket:[")?.strip_suffix(']')?.to_owned()))
-            .collect();
-        let table = std::fs::read_to_string("/proc/net/tcp").ok()?;
-        table.lines().skip(1).find_map(|line| {
-            let fields: Vec<&str> = line.split_whitespace().collect();
-            let is_listening = fields[3] == "0A" && sockets.iter().any(|inode| inode == fields[9]);
-            let port = fields[1].rsplit_once(':')?.1;
-            is_listening.then(|| format!("127.0.0.1:{}", u16::from_str_radix(port, 16).unwrap()))
-        })
-    };
-    support::until(find).expect("it listens")
 }
 
 #[test]

@@ -115,3 +115,22 @@ pub fn open_files_limits(pid: i32) -> Option<(u64, u64)> {
     let mut words = line.split_whitespace();
     Some((words.next()?.parse().ok()?, words.next()?.parse().ok()?))
 }
+
+/// The address of the only TCP socket that the process listens on, as the kernel tells it.
+pub fn listening_address(pid: i32) -> String {
+    let find = || {
+        let sockets: Vec<String> = descriptors(pid)
+            .into_iter()
+            .filter_map(|fd| fs::read_link(format!("/proc/{pid}/fd/{fd}")).ok())
+            .filter_map(|link| Some(link.to_str()?.strip_prefix("socket:[")?.strip_suffix(']')?.to_owned()))
+            .collect();
+        let table = fs::read_to_string("/proc/net/tcp").ok()?;
+        table.lines().skip(1).find_map(|line| {
+            let fields: Vec<&str> = line.split_whitespace().collect();
+            let is_listening = fields[3] == "0A" && sockets.iter().any(|inode| inode == fields[9]);
+            let port = fields[1].rsplit_once(':')?.1;
+            is_listening.then(|| format!("127.0.0.1:{}", u16::from_str_radix(port, 16).unwrap()))
+        })
+    };
+    super::until(find).expect("it listens")
+}
