@@ -9,11 +9,15 @@ use std::time::Duration;
 use clap::builder::{PathBufValueParser, TypedValueParser};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+use crate::primary::address::Address;
 use crate::primary::commands::Scale;
 use crate::primary::listener_spec::ListenerSpecs;
 use crate::primary::policy::PolicyKind;
 use crate::primary::recycle::Spread;
 use crate::primary::settings::{NAME_MAX_BYTES, WORKERS_MAX};
+
+/// Where the monitor is when nobody says where.
+const MONITOR: &str = "127.0.0.1:3001";
 
 /// Deals the connections of one port to several worker processes, evenly, and keeps the workers running.
 #[derive(Debug, Parser)]
@@ -183,6 +187,12 @@ pub(super) struct RunOptions {
     /// /tmp/croupier-UID for others]
     #[arg(long, value_name = "PATH", env = "CROUPIER_CONTROL")]
     pub(super) control: Option<PathBuf>,
+
+    /// Where the monitor is: HTTP for whoever watches this primary. Off unless asked for [default without ADDR:
+    /// 127.0.0.1:3001]
+    #[arg(long, value_name = "HOST:PORT", env = "CROUPIER_MONITOR", num_args = 0..=1,
+          default_missing_value = MONITOR, value_parser = tcp_address)]
+    pub(super) monitor: Option<Address>,
 
     /// How log lines look [default: text]
     #[arg(long, value_name = "FORMAT", env = "CROUPIER_LOG_FORMAT")]
@@ -404,6 +414,13 @@ fn worker_output() -> impl TypedValueParser<Value = WorkerOutput> {
         Some("prefix") => WorkerOutput::Prefix,
         _ => WorkerOutput::File(path),
     })
+}
+
+fn tcp_address(text: &str) -> Result<Address, String> {
+    match text.parse() {
+        Ok(address @ Address::Tcp { .. }) => Ok(address),
+        _ => Err("give HOST:PORT or [IPV6]:PORT, like 127.0.0.1:3001".into()),
+    }
 }
 
 fn duration(text: &str) -> Result<Duration, String> {

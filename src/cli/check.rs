@@ -9,13 +9,14 @@ use nix::unistd::{AccessFlags, access};
 use super::arguments::RunOptions;
 use super::run::APPEND_REMEDY;
 use super::{Exit, Failure, inherited, runtime_directory, settings};
+use crate::primary::address::Address;
 use crate::primary::output::{Destination, Stream};
 use crate::primary::recycle::Recycle;
 use crate::primary::settings::Settings;
 use crate::primary::supervisor::Respawn;
 
 pub(super) fn check(options: RunOptions) -> Result<(), Failure> {
-    let control = options.control.clone();
+    let (control, monitor) = (options.control.clone(), options.monitor.clone());
     let settings = settings::resolve(options, inherited::find()?)?;
     settings::check_listeners(&settings)?;
     find_program(&settings)?;
@@ -27,7 +28,7 @@ pub(super) fn check(options: RunOptions) -> Result<(), Failure> {
         }
     }
     // Nobody reads: nothing to do about it.
-    let _ = std::io::stdout().write_all(effective(&settings, control).as_bytes());
+    let _ = std::io::stdout().write_all(effective(&settings, control, monitor).as_bytes());
     Ok(())
 }
 
@@ -60,7 +61,7 @@ fn may_append(path: &Path) -> io::Result<()> {
 }
 
 /// One line per setting, in TOML (of which JSON's strings are a part).
-fn effective(settings: &Settings, control: Option<PathBuf>) -> String {
+fn effective(settings: &Settings, control: Option<PathBuf>, monitor: Option<Address>) -> String {
     let text = |text: &str| serde_json::Value::from(text).to_string();
     let texts = |texts: Vec<String>| serde_json::Value::from(texts).to_string();
     let time = |time| text(&humantime::format_duration(time).to_string());
@@ -77,6 +78,7 @@ fn effective(settings: &Settings, control: Option<PathBuf>) -> String {
     let mut lines = vec![
         format!("name = {}", text(&name)),
         format!("control = {}", text(&control.display().to_string())),
+        monitor.map_or("# monitor: off".into(), |it| format!("monitor = {}", text(&it.to_string()))),
         format!("listen = {}", texts(listeners.iter().map(ToString::to_string).collect())),
         format!("policy = {}", text(policy.name())),
         format!("workers = {}", plan.worker_count),

@@ -5,6 +5,7 @@ mod arguments;
 mod check;
 mod client;
 mod demo;
+mod doors;
 mod inherited;
 mod log_writer;
 mod prefixed;

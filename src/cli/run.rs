@@ -1,15 +1,13 @@
 //! `croupier run`: from options to a running primary, and from its end to an exit code.
 
-use std::path::PathBuf;
-
 use log::LevelFilter;
 
 use super::arguments::{LogFormat, RunOptions};
-use super::{Exit, Failure, inherited, log_writer, runtime_directory, settings};
+use super::doors::{self, DoorOptions};
+use super::{Exit, Failure, inherited, log_writer, settings};
 use crate::primary::address::Address;
-use crate::primary::admin::{Admin, ClaimError, ControlSocket};
+use crate::primary::admin::Admin;
 use crate::primary::output::OpenError;
-use crate::primary::reexec::CarriedSocket;
 use crate::primary::reexec::state::State;
 use crate::primary::settings::Settings;
 use crate::primary::supervisor::{GaveUp, Outcome};
@@ -42,11 +40,11 @@ pub(super) fn run(options: RunOptions) -> Result<(), Failure> {
         _ => LevelFilter::Info,
     };
     log_writer::install(options.log_format.unwrap_or(LogFormat::Text), level);
-    let control = options.control.clone();
+    let doors = DoorOptions::of(&options);
     let is_demo = options.command.is_empty();
     let mut state = State::claim().map_err(failed("take over from the old image"))?;
-    let carried = state.as_mut().map(State::carried_socket).transpose();
-    let carried = carried.map_err(failed("take over the control socket"))?.flatten();
+    let carried = state.as_mut().map(State::carried_doors).transpose();
+    let carried = carried.map_err(failed("take over the control socket"))?.unwrap_or_default();
     let mut settings = settings::resolve(options, passed)?;
     if state.is_none() {
         settings::check_listeners(&settings)?;
@@ -70,10 +68,10 @@ pub(super) fn run(options: RunOptions) -> Result<(), Failure> {
         StartError::EventLoop(_) => Failure::new(Exit::Failed, error.to_string()),
     })?;
     primary.obey(signals).map_err(failed("read signals"))?;
-    let admin = match serve_control(&mut primary, control, carried) {
+    let admin = match doors::open(&mut primary, doors, carried) {
         Err(failure) if !is_new => {
             // The service matters more than the door to it.
-            log::error!("{} [going on without a control socket]", failure.line);
+            log::error!("{} [going on without control socket and monitor]", failure.line);
             None
         }
         served => Some(served?),
@@ -86,20 +84,6 @@ pub(super) fn run(options: RunOptions) -> Result<(), Failure> {
     conclude(&ending, &command, shutdown_timeout)
 }
 
-/// The name is claimed last: an address in use says more about what is wrong. After an upgrade the socket is there.
-fn serve_control(
-    primary: &mut Primary,
-    path: Option<PathBuf>,
-    carried: Option<CarriedSocket>,
-) -> Result<Admin, Failure> {
-    let socket = match carried {
-        Some(carried) => ControlSocket::restore(carried).map_err(failed("take over the control socket"))?,
-        None => claim_control_socket(path, primary.name())?,
-    };
-    primary.carry(socket.carried().map_err(failed("keep the control socket for an upgrade"))?);
-    Admin::start(socket, primary.remote()).map_err(failed("serve the control socket"))
-}
-
 /// SIGCHLD only as PID 1, which inherits strangers: our own children are waited for through their pidfds.
 fn block_signals() -> Result<Signals, Failure> {
     let mut set = SIGNALS.to_vec();
@@ -110,29 +94,8 @@ fn block_signals() -> Result<Signals, Failure> {
     Signals::block(&set).map_err(failed("block signals"))
 }
 
-fn failed(what: &'static str) -> impl Fn(std::io::Error) -> Failure {
+pub(super) fn failed(what: &'static str) -> impl Fn(std::io::Error) -> Failure {
     move |error| Failure::new(Exit::Failed, format!("{what}: {error}"))
-}
-
-fn claim_control_socket(control: Option<PathBuf>, name: &str) -> Result<ControlSocket, Failure> {
-    let path = match control {
-        Some(path) => path,
-        None => {
-            let elsewhere = |why| Failure::new(Exit::Usage, format!("{why}; choose another place with --control PATH"));
-            runtime_directory::make().map_err(elsewhere)?;
-            runtime_directory::socket_of(name)
-        }
-    };
-    ControlSocket::claim(&path).map_err(|error| match error {
-        ClaimError::Alive { .. } => Failure::new(
-            Exit::NameTaken,
-            format!("the name {name} is taken: {error}; choose another --name or --control"),
-        ),
-        ClaimError::TooLong(_) => Failure::new(Exit::Usage, format!("{error}; choose a shorter --name or --control")),
-        ClaimError::Taken { .. } | ClaimError::Io { .. } => {
-            Failure::new(Exit::Usage, format!("{error}; choose another place with --control PATH"))
-        }
-    })
 }
 
 /// In flight at once per unprivileged user: the sender's limit of open files, over all channels together. Source:
@@ -154,6 +117,9 @@ fn announce(settings: &Settings, primary: &Primary, admin: Option<&Admin>, is_de
     log::info!("name={} pid={} version={}", primary.name(), std::process::id(), env!("CARGO_PKG_VERSION"));
     if let Some(admin) = admin {
         log::info!("control={}", admin.path().display());
+        if let Some(address) = admin.monitor() {
+            log::info!("monitor=http://{address}/");
+        }
     }
     for address in primary.addresses() {
         log::info!("dealing {address} to workers={workers} command=`{command}`");

@@ -115,6 +115,13 @@ impl Croupier {
         line.split("control=").nth(1).expect("the line names the path").to_owned()
     }
 
+    /// The address of its monitor.
+    pub fn monitor(&self) -> String {
+        let line = self.log.wait_for("monitor=http://");
+        let address = line.split("monitor=http://").nth(1).and_then(|rest| rest.strip_suffix('/'));
+        address.expect("the line names the address").to_owned()
+    }
+
     /// A client command for this primary, run to its end.
     pub fn client(&self, arguments: &[&str]) -> Outcome {
         let mut command = plain(PROGRAM);

@@ -1,5 +1,6 @@
-//! Connections of the control socket: how many at once, how long they may take, and who may ask.
+//! Connections at both doors: how many at once, how long they may take, and who is at the other end.
 
+use std::future::pending;
 use std::io;
 use std::os::unix::net::UnixListener as StdListener;
 use std::sync::Arc;
@@ -13,16 +14,22 @@ use hyper::service::{Service, service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
 use nix::unistd::geteuid;
-use tokio::net::{UnixListener, UnixStream};
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::{TcpListener, UnixListener, UnixStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 use tokio::time::{sleep, timeout};
 use tokio_io_timeout::TimeoutStream;
 
-use super::routes;
+use super::admission::{Asker, Gate};
+use super::desk::Desk;
+use super::{Door, MonitorSocket, routes};
 use crate::primary::commands::Remote;
 
-/// Connections served at once. Above it clients wait in the socket's backlog, until one ends or is ended.
-const CONNECTIONS_MAX: u32 = 64;
+/// Connections of the control socket served at once. Above it clients wait in the socket's backlog, until one ends or
+/// is ended.
+const CONTROL_CONNECTIONS_MAX: u32 = 64;
+/// The same at the monitor address.
+const MONITOR_CONNECTIONS_MAX: u32 = 256;
 /// How long the head of a request may take, also an idle connection until its next one. Then it is closed.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(3);
 /// How long a client may read nothing of its answer. Then it is closed.
@@ -34,49 +41,108 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 /// At the end: for answers that are on their way.
 const LAST_ANSWERS: Duration = Duration::from_millis(200);
 
-/// The process at the other end.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Peer {
-    pub(super) uid: u32,
-    pub(super) pid: i32,
-    /// Its user is ours, or root.
-    pub(super) is_allowed: bool,
-}
-
 /// Serves until `ended`: by a word, or because its sender has gone.
-pub(super) async fn serve(listener: StdListener, remote: Remote, ended: oneshot::Receiver<()>) -> io::Result<()> {
-    let listener = UnixListener::from_std(listener)?;
-    let places = Arc::new(Semaphore::new(CONNECTIONS_MAX as usize));
-    let router = routes::router(remote);
+pub(super) async fn serve(
+    control: StdListener,
+    monitor: Option<MonitorSocket>,
+    remote: &Remote,
+    ended: oneshot::Receiver<()>,
+) -> io::Result<()> {
+    let control = Entrance::control(control, remote)?;
+    let monitor = monitor.map(|monitor| Entrance::monitor(monitor, remote)).transpose()?;
+    let at_monitor = async {
+        match &monitor {
+            Some(monitor) => monitor.accept_all().await,
+            None => pending().await,
+        }
+    };
     tokio::select! {
-        () = accept_all(&listener, &router, &places) => {}
+        () = control.accept_all() => {}
+        () = at_monitor => {}
         _ = ended => {}
     }
-    drop(listener);
+    let last_answers = async {
+        control.close().await;
+        if let Some(monitor) = monitor {
+            monitor.close().await;
+        }
+    };
     // What is not answered by then never will be.
-    let _ = timeout(LAST_ANSWERS, places.acquire_many(CONNECTIONS_MAX)).await;
+    let _ = timeout(LAST_ANSWERS, last_answers).await;
     Ok(())
 }
 
-async fn accept_all(listener: &UnixListener, router: &Router, places: &Arc<Semaphore>) {
-    while let Ok(place) = Arc::clone(places).acquire_owned().await {
-        match listener.accept().await {
-            Ok((stream, _)) => {
-                tokio::spawn(serve_one(stream, router.clone(), place));
-            }
-            Err(error) => {
-                log::debug!("control: cannot accept: {error} [trying again]");
+/// One door: its socket, what it offers, and its places.
+struct Entrance {
+    door: Door,
+    listening: Listening,
+    router: Router,
+    places: Arc<Semaphore>,
+    places_max: u32,
+}
+
+enum Listening {
+    Control(UnixListener),
+    Monitor(TcpListener),
+}
+
+impl Entrance {
+    fn control(listener: StdListener, remote: &Remote) -> io::Result<Self> {
+        let listening = Listening::Control(UnixListener::from_std(listener)?);
+        Ok(Self::new(Door::Control, listening, Gate::control(), CONTROL_CONNECTIONS_MAX, remote))
+    }
+
+    fn monitor(socket: MonitorSocket, remote: &Remote) -> io::Result<Self> {
+        let gate = Gate::monitor(socket.host());
+        let listening = Listening::Monitor(TcpListener::from_std(socket.into_listener())?);
+        Ok(Self::new(Door::Monitor, listening, gate, MONITOR_CONNECTIONS_MAX, remote))
+    }
+
+    fn new(door: Door, listening: Listening, gate: Gate, places_max: u32, remote: &Remote) -> Self {
+        let router = routes::router(door, gate, Desk::new(door, remote.clone()));
+        Self { door, listening, router, places: Arc::new(Semaphore::new(places_max as usize)), places_max }
+    }
+
+    async fn accept_all(&self) {
+        while let Ok(place) = Arc::clone(&self.places).acquire_owned().await {
+            if let Err(error) = self.accept(place).await {
+                log::debug!("{}: cannot accept: {error} [trying again]", self.door);
                 sleep(ACCEPT_PAUSE).await;
             }
         }
     }
+
+    async fn accept(&self, place: OwnedSemaphorePermit) -> io::Result<()> {
+        let router = self.router.clone();
+        match &self.listening {
+            Listening::Control(listener) => {
+                let (stream, _) = listener.accept().await?;
+                if let Ok(asker) = process_at(&stream) {
+                    tokio::spawn(serve_one(stream, asker, router, place));
+                }
+            }
+            Listening::Monitor(listener) => {
+                let (stream, client) = listener.accept().await?;
+                tokio::spawn(serve_one(stream, Asker::Client(client), router, place));
+            }
+        }
+        Ok(())
+    }
+
+    /// Lets nobody in any more, and waits until the last one has left.
+    async fn close(self) {
+        drop(self.listening);
+        let _ = self.places.acquire_many(self.places_max).await;
+    }
 }
 
-async fn serve_one(stream: UnixStream, router: Router, place: OwnedSemaphorePermit) {
-    let Ok(peer) = peer_of(&stream) else { return };
+async fn serve_one<S>(stream: S, asker: Asker, router: Router, place: OwnedSemaphorePermit)
+where
+    S: AsyncRead + AsyncWrite + Send,
+{
     let router = TowerToHyperService::new(router);
     let service = service_fn(move |mut request: Request<Incoming>| {
-        request.extensions_mut().insert(peer);
+        request.extensions_mut().insert(asker);
         router.call(request)
     });
     let mut stream = TimeoutStream::new(stream);
@@ -87,14 +153,14 @@ async fn serve_one(stream: UnixStream, router: Router, place: OwnedSemaphorePerm
         .max_buf_size(HEAD_MAX_BYTES)
         .serve_connection(TokioIo::new(Box::pin(stream)), service);
     if let Err(error) = connection.await {
-        log::debug!("control: uid={} pid={}: {error} [closed]", peer.uid, peer.pid);
+        log::debug!("{asker}: {error} [closed]");
     }
     drop(place);
 }
 
 /// Who connected. Source: unix(7), SO_PEERCRED.
-fn peer_of(stream: &UnixStream) -> io::Result<Peer> {
+fn process_at(stream: &UnixStream) -> io::Result<Asker> {
     let credentials = stream.peer_cred()?;
     let (uid, pid) = (credentials.uid(), credentials.pid().unwrap_or(0));
-    Ok(Peer { uid, pid, is_allowed: uid == 0 || uid == geteuid().as_raw() })
+    Ok(Asker::Process { uid, pid, is_allowed: uid == 0 || uid == geteuid().as_raw() })
 }

@@ -1,16 +1,29 @@
-//! The admin server: HTTP/1.1 with JSON on the control socket, in a thread of its own. It decides nothing: it sends
+//! The admin server: HTTP/1.1 with JSON through two doors, in a thread of its own. It decides nothing: it sends
 //! [`commands`](super::commands) to the event loop and waits for the answers, so that a slow client costs only itself.
 //!
 //! ```text
-//!   socket       the path: claimed, replaced if stale, removed if still ours
-//!   connections  accepting, the limits, who the peer is
+//!   control socket ─┐                                            ┌─▶ event loop
+//!                   ├─▶ connections ─▶ admission ─▶ routes ─▶ desk ┘
+//!   monitor address ┘
+//!
+//!   socket       the path of the control socket: claimed, replaced if stale, removed if still ours
+//!   monitor      the socket of the monitor address
+//!   connections  accepting, the limits, who asks
+//!   admission    who may ask what at which door
 //!   routes       requests to commands, answers to JSON
+//!   desk         questions to the event loop, a bounded number at once for each door
+//!   problem      answers that nobody asked for
 //! ```
 
+mod admission;
 mod connections;
+mod desk;
+mod monitor;
+mod problem;
 mod routes;
 mod socket;
 
+use std::fmt;
 use std::io;
 use std::path::Path;
 use std::thread::JoinHandle;
@@ -18,50 +31,87 @@ use std::thread::JoinHandle;
 use tokio::runtime;
 use tokio::sync::oneshot;
 
+use super::address::Address;
 use super::commands::Remote;
 use crate::sys::signals;
+pub use monitor::MonitorSocket;
 pub use socket::{ClaimError, ControlSocket, is_alive};
 
 /// Futures live on the heap; what is left for the stack is shallow.
 const STACK_BYTES: usize = 256 * 1024;
 
+/// Where requests come in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Door {
+    /// The control socket: everything, for processes of this user and root.
+    Control,
+    /// The monitor address: what is safe to read, for whoever can connect.
+    Monitor,
+}
+
+impl fmt::Display for Door {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Door::Control => "control",
+            Door::Monitor => "monitor",
+        })
+    }
+}
+
+/// The sockets of an admin server.
+#[derive(Debug)]
+pub struct Doors {
+    /// For processes of this user.
+    pub control: ControlSocket,
+    /// For everybody who can connect, if it was asked for.
+    pub monitor: Option<MonitorSocket>,
+}
+
 /// A running admin server. Dropping it ends it: answers under way get a moment, the socket file goes.
 #[derive(Debug)]
 pub struct Admin {
-    socket: ControlSocket,
+    control: ControlSocket,
+    monitor: Option<Address>,
     end: Option<oneshot::Sender<()>>,
     thread: Option<JoinHandle<()>>,
 }
 
 impl Admin {
-    /// Serves `socket` in a thread of its own, which no signal lands on.
+    /// Serves `doors` in a thread of its own, which no signal lands on.
     ///
     /// # Errors
     /// Those of epoll_create(2) and pthread_create(3): out of descriptors, memory or threads.
-    pub fn start(mut socket: ControlSocket, remote: Remote) -> io::Result<Self> {
-        let listener = socket.take_listener()?;
+    pub fn start(doors: Doors, remote: Remote) -> io::Result<Self> {
+        let Doors { mut control, monitor } = doors;
+        let address = monitor.as_ref().map(|monitor| monitor.address().clone());
+        let listener = control.take_listener()?;
         let runtime = runtime::Builder::new_current_thread().enable_io().enable_time().build()?;
         let (end, ended) = oneshot::channel();
         let thread = std::thread::Builder::new().name("croupier-admin".into()).stack_size(STACK_BYTES);
         let thread = thread.spawn(move || {
             let served = signals::block_all_in_this_thread()
-                .and_then(|()| runtime.block_on(connections::serve(listener, remote, ended)));
+                .and_then(|()| runtime.block_on(connections::serve(listener, monitor, &remote, ended)));
             if let Err(error) = served {
-                log::error!("the control socket is out of order: {error} [dealing goes on]");
+                log::error!("the admin server is out of order: {error} [dealing goes on]");
             }
         })?;
-        Ok(Self { socket, end: Some(end), thread: Some(thread) })
+        Ok(Self { control, monitor: address, end: Some(end), thread: Some(thread) })
     }
 
-    /// Where it listens.
+    /// The path of the control socket.
     pub fn path(&self) -> &Path {
-        self.socket.path()
+        self.control.path()
+    }
+
+    /// The monitor's address, with the real port.
+    pub fn monitor(&self) -> Option<&Address> {
+        self.monitor.as_ref()
     }
 }
 
 impl Drop for Admin {
     fn drop(&mut self) {
-        self.socket.remove();
+        self.control.remove();
         drop(self.end.take());
         if let Some(thread) = self.thread.take() {
             // It has panicked: the panic itself has said so.

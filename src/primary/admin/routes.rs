@@ -1,21 +1,23 @@
 //! Requests become commands, answers become JSON. An error is `{"error": "..."}`.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use axum::body::{Body, to_bytes};
 use axum::extract::{Path, Request, State};
 use axum::http::StatusCode;
-use axum::middleware::{Next, from_fn};
-use axum::response::{IntoResponse, Response};
+use axum::middleware::from_fn_with_state;
 use axum::routing::{get, post};
 use axum::{Json, Router};
 use serde::Deserialize;
 use serde_json::json;
-use tokio::sync::oneshot;
 use tokio::time::timeout;
 
-use super::connections::Peer;
-use crate::primary::commands::{Answer, Command, Refused, Remote, Scale, Signal, Unsent};
+use super::Door;
+use super::admission::{Gate, admit};
+use super::desk::{ANSWER_TIMEOUT, Desk};
+use super::problem::{Answered, Problem};
+use crate::primary::commands::{Command, Scale, Signal};
 use crate::primary::status::{self, Glance, Scaled, Status};
 use crate::primary::supervisor::Stop;
 use crate::protocol::ids::WorkerId;
@@ -24,71 +26,52 @@ use crate::protocol::ids::WorkerId;
 const BODY_MAX_BYTES: usize = 64 * 1024;
 /// How long the body of a request may take. Then: 408.
 const BODY_TIMEOUT: Duration = Duration::from_secs(3);
-/// How long the event loop may take to answer, but for a reload, whose answer is its end. Then: 504.
-const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
-/// The same for the health checks.
+/// How long the event loop may take to answer a health check. Then: 504.
 const ALIVE_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// A request that was not answered as asked.
-#[derive(Debug)]
-struct Problem {
-    status: StatusCode,
-    error: String,
+/// Everything that one door offers.
+pub(super) fn router(door: Door, gate: Gate, desk: Desk) -> Router {
+    let router = match door {
+        Door::Control => to_read().merge(to_control()),
+        Door::Monitor => to_read(),
+    };
+    router
+        .fallback(no_such_path)
+        .method_not_allowed_fallback(no_such_method)
+        .layer(from_fn_with_state(Arc::new(gate), admit))
+        .with_state(desk)
 }
 
-type Answered<T> = Result<T, Problem>;
+/// What is safe to read, for both doors.
+fn to_read() -> Router<Desk> {
+    Router::new().route("/status", get(status)).route("/livez", get(livez)).route("/readyz", get(readyz))
+}
 
-/// Everything that the control socket offers.
-pub(super) fn router(remote: Remote) -> Router {
+/// What changes something, for the control socket.
+fn to_control() -> Router<Desk> {
     Router::new()
-        .route("/status", get(status))
-        .route("/livez", get(livez))
-        .route("/readyz", get(readyz))
         .route("/reload", post(reload))
         .route("/upgrade", post(upgrade))
         .route("/scale", post(scale))
-        .route("/shutdown", post(|remote| stop(remote, Stop::Graceful)))
-        .route("/stop", post(|remote| stop(remote, Stop::Fast)))
+        .route("/shutdown", post(|desk| stop(desk, Stop::Graceful)))
+        .route("/stop", post(|desk| stop(desk, Stop::Fast)))
         .route("/workers/{id}/disconnect", post(disconnect))
         .route("/workers/{id}/kill", post(kill))
-        .fallback(no_such_path)
-        .method_not_allowed_fallback(no_such_method)
-        .layer(from_fn(only_our_own))
-        .with_state(remote)
 }
 
-/// Another user's request ends here, whatever it asks for.
-async fn only_our_own(request: Request, next: Next) -> Response {
-    let Some(peer) = request.extensions().get::<Peer>().copied() else {
-        return Problem::new(StatusCode::FORBIDDEN, "nobody knows who asks").into_response();
-    };
-    let (method, path) = (request.method(), request.uri().path());
-    if !peer.is_allowed {
-        log::warn!("control: {method} {path} uid={} pid={} [refused: another user]", peer.uid, peer.pid);
-        let problem = Problem::new(StatusCode::FORBIDDEN, format!("uid {} may not control this primary", peer.uid));
-        return ([("connection", "close")], problem).into_response();
-    }
-    if request.method().is_safe() {
-        log::debug!("control: {method} {path} uid={} pid={}", peer.uid, peer.pid);
-    } else {
-        log::info!("control: {method} {path} uid={} pid={}", peer.uid, peer.pid);
-    }
-    next.run(request).await
-}
-
-async fn status(State(remote): State<Remote>) -> Answered<Json<Status>> {
-    ask_within(ANSWER_TIMEOUT, &remote, Command::Status).await.map(Json)
+async fn status(State(desk): State<Desk>) -> Answered<Json<Status>> {
+    desk.ask_within(ANSWER_TIMEOUT, Command::Status).await.map(Json)
 }
 
 /// The event loop goes round.
-async fn livez(State(remote): State<Remote>) -> Answered<Json<serde_json::Value>> {
-    ask_within(ALIVE_TIMEOUT, &remote, Command::Glance).await?;
+async fn livez(State(desk): State<Desk>) -> Answered<Json<serde_json::Value>> {
+    desk.ask_within(ALIVE_TIMEOUT, Command::Glance).await?;
     Ok(Json(json!({ "alive": true })))
 }
 
 /// New clients are welcome.
-async fn readyz(State(remote): State<Remote>) -> Answered<Json<serde_json::Value>> {
-    let Glance { state, workers_ready } = ask_within(ALIVE_TIMEOUT, &remote, Command::Glance).await?;
+async fn readyz(State(desk): State<Desk>) -> Answered<Json<serde_json::Value>> {
+    let Glance { state, workers_ready } = desk.ask_within(ALIVE_TIMEOUT, Command::Glance).await?;
     match state {
         status::State::Stopping => Err(Problem::new(StatusCode::SERVICE_UNAVAILABLE, "croupier is stopping")),
         status::State::Running if workers_ready == 0 => {
@@ -98,14 +81,14 @@ async fn readyz(State(remote): State<Remote>) -> Answered<Json<serde_json::Value
     }
 }
 
-async fn reload(State(remote): State<Remote>) -> Answered<Json<serde_json::Value>> {
-    ask(&remote, Command::Reload).await??;
+async fn reload(State(desk): State<Desk>) -> Answered<Json<serde_json::Value>> {
+    desk.ask(Command::Reload).await??;
     Ok(Json(json!({ "reloaded": true })))
 }
 
 /// Answers only if it failed: the image that takes over knows nothing of this connection.
-async fn upgrade(State(remote): State<Remote>) -> Answered<()> {
-    Err(ask(&remote, Command::Upgrade).await?.into())
+async fn upgrade(State(desk): State<Desk>) -> Answered<()> {
+    Err(desk.ask(Command::Upgrade).await?.into())
 }
 
 #[derive(Deserialize)]
@@ -114,7 +97,7 @@ struct ScaleBody {
     workers: String,
 }
 
-async fn scale(State(remote): State<Remote>, body: Body) -> Answered<Json<Scaled>> {
+async fn scale(State(desk): State<Desk>, body: Body) -> Answered<Json<Scaled>> {
     let bad = |error: String| Problem::new(StatusCode::BAD_REQUEST, error);
     let too_late = |_| Problem::new(StatusCode::REQUEST_TIMEOUT, "the body took too long");
     let body = timeout(BODY_TIMEOUT, to_bytes(body, BODY_MAX_BYTES)).await.map_err(too_late)?;
@@ -125,7 +108,7 @@ async fn scale(State(remote): State<Remote>, body: Body) -> Answered<Json<Scaled
     let ScaleBody { workers } = serde_json::from_slice(&body)
         .map_err(|error| bad(format!("send {{\"workers\": \"4\"}}, or \"+1\", or \"-2\" ({error})")))?;
     let scale: Scale = workers.parse().map_err(|error| bad(format!("workers: {error}")))?;
-    let scaled = ask_within(ANSWER_TIMEOUT, &remote, |answer| Command::Scale(scale, answer)).await??;
+    let scaled = desk.ask_within(ANSWER_TIMEOUT, |answer| Command::Scale(scale, answer)).await??;
     Ok(Json(scaled))
 }
 
@@ -134,20 +117,20 @@ fn is_too_long(error: &axum::Error) -> bool {
     error.source().is_some_and(|source| source.is::<http_body_util::LengthLimitError>())
 }
 
-async fn stop(State(remote): State<Remote>, how: Stop) -> Answered<(StatusCode, Json<serde_json::Value>)> {
-    ask_within(ANSWER_TIMEOUT, &remote, |answer| Command::Stop(how, answer)).await?;
+async fn stop(State(desk): State<Desk>, how: Stop) -> Answered<(StatusCode, Json<serde_json::Value>)> {
+    desk.ask_within(ANSWER_TIMEOUT, |answer| Command::Stop(how, answer)).await?;
     Ok((StatusCode::ACCEPTED, Json(json!({ "state": status::State::Stopping }))))
 }
 
-async fn disconnect(State(remote): State<Remote>, Path(id): Path<String>) -> Answered<Json<serde_json::Value>> {
+async fn disconnect(State(desk): State<Desk>, Path(id): Path<String>) -> Answered<Json<serde_json::Value>> {
     let worker = read_id(&id)?;
-    ask_within(ANSWER_TIMEOUT, &remote, |answer| Command::Disconnect(worker, answer)).await??;
+    desk.ask_within(ANSWER_TIMEOUT, |answer| Command::Disconnect(worker, answer)).await??;
     Ok(Json(json!({ "worker": worker, "disconnecting": true })))
 }
 
-async fn kill(State(remote): State<Remote>, Path(id): Path<String>) -> Answered<Json<serde_json::Value>> {
+async fn kill(State(desk): State<Desk>, Path(id): Path<String>) -> Answered<Json<serde_json::Value>> {
     let worker = read_id(&id)?;
-    ask_within(ANSWER_TIMEOUT, &remote, |answer| Command::Kill(worker, Signal::SIGKILL, answer)).await??;
+    desk.ask_within(ANSWER_TIMEOUT, |answer| Command::Kill(worker, Signal::SIGKILL, answer)).await??;
     Ok(Json(json!({ "worker": worker, "killed": true })))
 }
 
@@ -163,51 +146,4 @@ async fn no_such_path(request: Request) -> Problem {
 async fn no_such_method(request: Request) -> Problem {
     let (method, path) = (request.method(), request.uri().path());
     Problem::new(StatusCode::METHOD_NOT_ALLOWED, format!("{method} is not for {path}"))
-}
-
-async fn ask<T: Send + 'static>(remote: &Remote, command: impl FnOnce(Answer<T>) -> Command) -> Answered<T> {
-    let (sender, answer) = oneshot::channel();
-    // Nobody waits any more: the client has gone.
-    remote.send(command(Answer::new(move |it| drop(sender.send(it)))))?;
-    answer.await.map_err(|_| Problem::from(Unsent::Ended))
-}
-
-async fn ask_within<T: Send + 'static>(
-    time: Duration,
-    remote: &Remote,
-    command: impl FnOnce(Answer<T>) -> Command,
-) -> Answered<T> {
-    let late = |_| Problem::new(StatusCode::GATEWAY_TIMEOUT, format!("the primary did not answer within {time:?}"));
-    timeout(time, ask(remote, command)).await.map_err(late)?
-}
-
-impl Problem {
-    fn new(status: StatusCode, error: impl Into<String>) -> Self {
-        Self { status, error: error.into() }
-    }
-}
-
-impl From<Unsent> for Problem {
-    fn from(unsent: Unsent) -> Self {
-        Self::new(StatusCode::SERVICE_UNAVAILABLE, unsent.to_string())
-    }
-}
-
-impl From<Refused> for Problem {
-    fn from(refused: Refused) -> Self {
-        let status = match refused {
-            Refused::Stopping => StatusCode::CONFLICT,
-            Refused::NoSuchWorker(_) => StatusCode::NOT_FOUND,
-            Refused::OutOfRange { .. } => StatusCode::BAD_REQUEST,
-            Refused::NotReady(_) | Refused::NotStarted(_) | Refused::NoUpgrade(_) => StatusCode::INTERNAL_SERVER_ERROR,
-            Refused::TooManyWaiting => StatusCode::TOO_MANY_REQUESTS,
-        };
-        Self::new(status, refused.to_string())
-    }
-}
-
-impl IntoResponse for Problem {
-    fn into_response(self) -> Response {
-        (self.status, Json(json!({ "error": self.error }))).into_response()
-    }
 }

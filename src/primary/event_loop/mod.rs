@@ -17,7 +17,7 @@ use super::lifecycle;
 use super::listener_spec::BadListener;
 use super::listeners::{BindError, Counters, Listener};
 use super::output::{OpenError, Outputs};
-use super::reexec::{CarriedSocket, Trial};
+use super::reexec::{CarriedDoors, Trial};
 use super::settings::{Inherited, Settings, Variable, WORKERS_MAX};
 use super::supervisor::{Event, Outcome, Stop, Supervisor};
 use super::workers::{Register, Worker};
@@ -54,8 +54,8 @@ pub struct Primary {
     /// The variables of slots that were forked.
     forked: BTreeMap<Slot, Vec<Variable>>,
     departures: Vec<Departure>,
-    /// The socket of whoever lets others command this primary, kept for the next image.
-    control: Option<CarriedSocket>,
+    /// The sockets of whoever lets others watch and command this primary, kept for the next image.
+    doors: CarriedDoors,
     /// A lane knows its listener by its index, so a closed one stays until no lane does.
     listeners: Vec<Listener>,
     /// What happened on listeners that are gone.
@@ -162,7 +162,7 @@ impl Primary {
             reload_requests: ReloadRequests::default(),
             forked: BTreeMap::new(),
             departures: Vec::new(),
-            control: None,
+            doors: CarriedDoors::default(),
             supervisor: Supervisor::new(settings.plan),
             next_due_look: (!settings.recycle.is_off()).then_some(now),
             settings,
@@ -192,10 +192,10 @@ impl Primary {
         })
     }
 
-    /// Takes a socket to the next image, for whoever lets others command this primary. See
-    /// [`State::carried_socket`](super::reexec::state::State::carried_socket).
-    pub fn carry(&mut self, socket: CarriedSocket) {
-        self.control = Some(socket);
+    /// Takes sockets to the next image, for whoever lets others watch and command this primary. See
+    /// [`State::carried_doors`](super::reexec::state::State::carried_doors).
+    pub fn carry(&mut self, doors: CarriedDoors) {
+        self.doors = doors;
     }
 
     /// Its name: given, or made of the first listener's address.

@@ -124,6 +124,7 @@ impl Primary {
 
     fn save(&self) -> (State, Baggage) {
         let mut baggage = Baggage::default();
+        let (control, monitor) = (self.doors.control.as_ref(), self.doors.monitor.as_ref());
         let state = State {
             version: STATE_VERSION,
             croupier: env!("CARGO_PKG_VERSION").to_owned(),
@@ -134,7 +135,8 @@ impl Primary {
             slot_starts: self.workers.slot_starts(),
             name: self.name.clone(),
             started_unix_seconds: self.started_unix_seconds,
-            control: self.control.as_ref().map(|it| (baggage.pack(it.socket.as_fd()), it.path.clone(), it.identity)),
+            control: control.map(|it| (baggage.pack(it.socket.as_fd()), it.path.clone(), it.identity)),
+            monitor: monitor.map(|it| (baggage.pack(it.socket.as_fd()), it.wanted.to_string())),
             open_files: self.settings.open_files,
             supervisor: self.supervisor.clone(),
             listeners: self.listeners.iter().map(|listener| listener.save(&mut baggage)).collect(),

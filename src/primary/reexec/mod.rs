@@ -26,6 +26,7 @@ use std::time::Duration;
 
 use nix::fcntl::OFlag;
 
+use crate::primary::address::Address;
 use crate::protocol::time::Monotonic;
 use crate::sys::process::{Launch, Process};
 use baggage::Baggage;
@@ -54,6 +55,24 @@ pub struct CarriedSocket {
     pub path: PathBuf,
     /// Device and inode of the file.
     pub identity: (u64, u64),
+}
+
+/// The monitor's listening socket, which goes over an exec too.
+#[derive(Debug)]
+pub struct CarriedMonitor {
+    /// The socket.
+    pub socket: OwnedFd,
+    /// The address as it was asked for.
+    pub wanted: Address,
+}
+
+/// The sockets of whoever lets others watch and command the primary.
+#[derive(Debug, Default)]
+pub struct CarriedDoors {
+    /// The control socket.
+    pub control: Option<CarriedSocket>,
+    /// The monitor's, if there is one.
+    pub monitor: Option<CarriedMonitor>,
 }
 
 /// The new program on trial.

@@ -8,7 +8,8 @@ use std::path::PathBuf;
 use nix::sys::memfd::{MFdFlags, memfd_create};
 use serde::{Deserialize, Serialize};
 
-use super::{CarriedSocket, baggage};
+use super::{CarriedDoors, CarriedMonitor, CarriedSocket, baggage};
+use crate::primary::address::Address;
 use crate::primary::supervisor::Supervisor;
 use crate::primary::{listeners, output, workers};
 use crate::protocol::ids::Slot;
@@ -47,6 +48,9 @@ pub struct State {
     pub started_unix_seconds: u64,
     /// See [`CarriedSocket`]: descriptor, path, device and inode.
     pub control: Option<(RawFd, PathBuf, (u64, u64))>,
+    /// See [`CarriedMonitor`]: descriptor, and the address as it was asked for.
+    #[serde(default)]
+    pub monitor: Option<(RawFd, String)>,
     /// The plan and where it stands.
     pub supervisor: Supervisor,
     /// The listeners, in the order in which lanes count them.
@@ -61,13 +65,21 @@ pub struct State {
 }
 
 impl State {
-    /// The socket that was carried, once.
+    /// The sockets that were carried, once.
     ///
     /// # Errors
     /// As [`baggage::unpack`].
-    pub fn carried_socket(&mut self) -> io::Result<Option<CarriedSocket>> {
-        let Some((fd, path, identity)) = self.control.take() else { return Ok(None) };
-        Ok(Some(CarriedSocket { socket: baggage::unpack(fd)?, path, identity }))
+    pub fn carried_doors(&mut self) -> io::Result<CarriedDoors> {
+        let control = self
+            .control
+            .take()
+            .map(|(fd, path, identity)| baggage::unpack(fd).map(|socket| CarriedSocket { socket, path, identity }));
+        let monitor = self.monitor.take().map(|(fd, wanted)| {
+            let bad = |error| io::Error::new(io::ErrorKind::InvalidData, error);
+            let wanted: Address = wanted.parse().map_err(bad)?;
+            baggage::unpack(fd).map(|socket| CarriedMonitor { socket, wanted })
+        });
+        Ok(CarriedDoors { control: control.transpose()?, monitor: monitor.transpose()? })
     }
 
     /// Writes it into a new memfd.

@@ -1,0 +1,157 @@
+//! Who may ask what at which door. Nobody gets past it: it is the outermost layer of both routers.
+//!
+//! The control socket is for processes of this user and root. The monitor is for whoever can connect, and that includes
+//! every page in a browser on this machine: a page of another origin can send requests, and one whose name is made to
+//! resolve to this machine (DNS rebinding) could read the answers too. The first names its origin, the second is asked
+//! under a name that is not ours.
+
+use std::fmt;
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
+use std::sync::Arc;
+
+use axum::extract::{Request, State};
+use axum::http::header::{CONNECTION, HOST, ORIGIN};
+use axum::http::uri::Authority;
+use axum::http::{HeaderMap, HeaderName, StatusCode, Uri, Version};
+use axum::middleware::Next;
+use axum::response::{IntoResponse, Response};
+
+use super::Door;
+use super::problem::Problem;
+
+/// Who asks.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Asker {
+    /// At the control socket.
+    Process {
+        uid: u32,
+        pid: i32,
+        /// Its user is ours, or root.
+        is_allowed: bool,
+    },
+    /// At the monitor address.
+    Client(SocketAddr),
+}
+
+/// What one door lets in.
+#[derive(Debug)]
+pub(super) struct Gate {
+    door: Door,
+    /// The names that this machine is asked under, besides its IP addresses.
+    hosts: Vec<String>,
+}
+
+impl Gate {
+    pub(super) fn control() -> Self {
+        Self { door: Door::Control, hosts: own_names() }
+    }
+
+    /// `host` is what the monitor was told to bind: a name of this machine, whatever else it is called.
+    pub(super) fn monitor(host: Option<&str>) -> Self {
+        Self { door: Door::Monitor, hosts: own_names().into_iter().chain(host.map(str::to_owned)).collect() }
+    }
+
+    fn check(&self, request: &Request) -> Result<(), Problem> {
+        match request.extensions().get::<Asker>() {
+            Some(Asker::Process { is_allowed: true, .. } | Asker::Client(_)) => {}
+            Some(Asker::Process { uid, .. }) => {
+                let error = format!("uid {uid} may not control this primary");
+                return Err(Problem::new(StatusCode::FORBIDDEN, error));
+            }
+            None => return Err(Problem::new(StatusCode::FORBIDDEN, "nobody knows who asks")),
+        }
+        let is_from_browser = request.headers().contains_key(ORIGIN);
+        if self.door == Door::Monitor || is_from_browser {
+            self.check_host(request)?;
+        }
+        if request.method().is_safe() {
+            return Ok(());
+        }
+        check_origin(request.headers())?;
+        match self.door {
+            Door::Control => Ok(()),
+            Door::Monitor => {
+                let error = format!("{} is for the control socket only", request.method());
+                Err(Problem::new(StatusCode::FORBIDDEN, error))
+            }
+        }
+    }
+
+    /// A page whose name was made to resolve to this machine asks under that name.
+    fn check_host(&self, request: &Request) -> Result<(), Problem> {
+        let host = match only(request.headers(), &HOST)? {
+            Some(host) => host.parse().ok().filter(|host: &Authority| !host.as_str().contains('@')),
+            // Old health checks do without; a browser does not.
+            None if request.version() < Version::HTTP_11 => return Ok(()),
+            None => return Err(Problem::new(StatusCode::BAD_REQUEST, "the host header is missing")),
+        };
+        let is_ours = |authority: &Authority| self.is_own_host(authority.host());
+        if host.as_ref().is_some_and(is_ours) && request.uri().authority().is_none_or(is_ours) {
+            return Ok(());
+        }
+        let error = "this is not a host of that name; ask for its IP address, localhost, the machine's name, or the \
+                     name that --monitor was given";
+        Err(Problem::new(StatusCode::MISDIRECTED_REQUEST, error))
+    }
+
+    fn is_own_host(&self, host: &str) -> bool {
+        let is_v6 = |host: &str| {
+            let inside = host.strip_prefix('[').and_then(|host| host.strip_suffix(']'));
+            inside.is_some_and(|inside| inside.parse::<Ipv6Addr>().is_ok())
+        };
+        let is_ip = host.parse::<IpAddr>().is_ok() || is_v6(host);
+        is_ip || self.hosts.iter().any(|ours| ours.eq_ignore_ascii_case(host))
+    }
+}
+
+/// The layer: lets a request in, or answers it.
+pub(super) async fn admit(State(gate): State<Arc<Gate>>, request: Request, next: Next) -> Response {
+    let who = request.extensions().get::<Asker>().map_or_else(String::new, Asker::to_string);
+    let (door, method, path) = (gate.door, request.method(), request.uri().path());
+    if let Err(problem) = gate.check(&request) {
+        log::warn!("{door}: {method} {path} {who} [refused: {problem}]");
+        return ([(CONNECTION, "close")], problem).into_response();
+    }
+    if method.is_safe() {
+        log::debug!("{door}: {method} {path} {who}");
+    } else {
+        log::info!("{door}: {method} {path} {who}");
+    }
+    next.run(request).await
+}
+
+/// Browsers say of every page which origin it has when it sends more than a request to read.
+fn check_origin(headers: &HeaderMap) -> Result<(), Problem> {
+    let Some(origin) = only(headers, &ORIGIN)? else { return Ok(()) };
+    let host = only(headers, &HOST)?.unwrap_or_default();
+    let is_same = |origin: Uri| origin.authority().is_some_and(|it| it.as_str().eq_ignore_ascii_case(host));
+    match origin.parse().is_ok_and(is_same) {
+        true => Ok(()),
+        false => Err(Problem::new(StatusCode::FORBIDDEN, "a page of another origin asks")),
+    }
+}
+
+/// The value of a header that may be there once.
+fn only<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Result<Option<&'a str>, Problem> {
+    let bad = |what: &str| Problem::new(StatusCode::BAD_REQUEST, format!("the header {name} is {what}"));
+    let mut values = headers.get_all(name).iter();
+    match (values.next(), values.next()) {
+        (None, _) => Ok(None),
+        (Some(value), None) => value.to_str().map(Some).map_err(|_| bad("no text")),
+        (Some(_), Some(_)) => Err(bad("there twice")),
+    }
+}
+
+fn own_names() -> Vec<String> {
+    let name = nix::unistd::gethostname().ok().and_then(|name| name.into_string().ok());
+    std::iter::once("localhost".to_owned()).chain(name).collect()
+}
+
+impl fmt::Display for Asker {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Asker::Process { uid, pid, .. } => write!(f, "uid={uid} pid={pid}"),
+            Asker::Client(address) => write!(f, "address={address}"),
+        }
+    }
+}
