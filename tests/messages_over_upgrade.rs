@@ -52,6 +52,7 @@ fn embedder_that_upgrades() {
     settings.invocation = Some(Invocation {
         program: command.next().unwrap().into(),
         arguments: command.map(Into::into).collect(),
+        variables: Vec::new(),
         before_exec: || {},
     });
     let is_first = state.is_none();

@@ -8,6 +8,7 @@ mod demo;
 mod doors;
 mod inherited;
 mod log_writer;
+mod notify;
 mod prefixed;
 mod run;
 mod runtime_directory;

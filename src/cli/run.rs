@@ -4,6 +4,7 @@ use log::LevelFilter;
 
 use super::arguments::{LogFormat, RunOptions};
 use super::doors::{self, DoorOptions};
+use super::notify::ServiceManager;
 use super::{Exit, Failure, inherited, log_writer, settings};
 use crate::primary::address::Address;
 use crate::primary::admin::Admin;
@@ -32,6 +33,7 @@ pub(super) const APPEND_REMEDY: &str = "give a file that croupier may append to"
 
 pub(super) fn run(options: RunOptions) -> Result<(), Failure> {
     let passed = inherited::find()?;
+    let service_manager = ServiceManager::find();
     // Before the first thread: a signal goes to any thread that does not block it.
     let signals = block_signals()?;
     let level = match (options.verbose, options.quiet) {
@@ -48,6 +50,9 @@ pub(super) fn run(options: RunOptions) -> Result<(), Failure> {
     let mut settings = settings::resolve(options, passed)?;
     if state.is_none() {
         settings::check_listeners(&settings)?;
+    }
+    if let (Some(invocation), Some(manager)) = (&mut settings.invocation, &service_manager) {
+        invocation.variables = manager.variables();
     }
     let raised = limits::raise_open_files().map_err(failed("raise the limit of open files"))?;
     settings.open_files = state.as_ref().and_then(|state| state.open_files).or(Some(raised));
@@ -79,8 +84,9 @@ pub(super) fn run(options: RunOptions) -> Result<(), Failure> {
     if is_new {
         announce(&settings, &primary, admin.as_ref(), is_demo);
     }
+    let notifier = service_manager.and_then(|manager| manager.notify(&mut primary));
     let ending = primary.run().map_err(failed("wait for events"))?;
-    drop(admin);
+    drop((admin, notifier));
     conclude(&ending, &command, shutdown_timeout)
 }
 

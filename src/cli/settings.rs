@@ -178,5 +178,5 @@ fn invocation() -> Invocation {
         std::env::split_paths(&path).map(|folder| folder.join(&name)).find(|file| file.is_file())
     };
     let program = found.or_else(|| std::env::current_exe().ok()).unwrap_or(name);
-    Invocation { program, arguments: arguments.collect(), before_exec: writer::flush }
+    Invocation { program, arguments: arguments.collect(), variables: Vec::new(), before_exec: writer::flush }
 }

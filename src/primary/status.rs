@@ -129,8 +129,16 @@ pub struct Counters {
 pub struct Glance {
     /// Whether a stop is under way.
     pub state: State,
+    /// Whether a reload is under way.
+    pub is_reloading: bool,
     /// Workers that are dealt connections.
     pub workers_ready: u32,
+    /// How many workers there should be.
+    pub workers_wanted: u32,
+    /// Workers whose processes have not ended.
+    pub workers: u32,
+    /// Connections accepted.
+    pub accepted: u64,
 }
 
 /// A change of the number of workers.

@@ -71,7 +71,7 @@ async fn livez(State(desk): State<Desk>) -> Answered<Json<serde_json::Value>> {
 
 /// New clients are welcome.
 async fn readyz(State(desk): State<Desk>) -> Answered<Json<serde_json::Value>> {
-    let Glance { state, workers_ready } = desk.ask_within(ALIVE_TIMEOUT, Command::Glance).await?;
+    let Glance { state, workers_ready, .. } = desk.ask_within(ALIVE_TIMEOUT, Command::Glance).await?;
     match state {
         status::State::Stopping => Err(Problem::new(StatusCode::SERVICE_UNAVAILABLE, "croupier is stopping")),
         status::State::Running if workers_ready == 0 => {

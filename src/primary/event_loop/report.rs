@@ -41,7 +41,14 @@ impl Primary {
 
     pub(super) fn glance(&self) -> Glance {
         let ready = self.workers.iter().filter(|worker| worker.state() == lifecycle::State::Ready);
-        Glance { state: self.state(), workers_ready: ready.count() as u32 }
+        Glance {
+            state: self.state(),
+            is_reloading: self.supervisor.is_reloading(),
+            workers_ready: ready.count() as u32,
+            workers_wanted: self.supervisor.worker_count(),
+            workers: self.workers.iter().count() as u32,
+            accepted: self.sequence,
+        }
     }
 
     fn state(&self) -> State {

@@ -42,6 +42,8 @@ pub struct Invocation {
     pub program: PathBuf,
     /// Its arguments, without its own name.
     pub arguments: Vec<OsString>,
+    /// Variables that it was started with, and has removed because workers must not see them.
+    pub variables: Vec<(OsString, OsString)>,
     /// Called right before the exec, which ends every other thread: to write out what is buffered.
     pub before_exec: fn(),
 }
@@ -168,7 +170,8 @@ fn try_exec(invocation: &Invocation, memfd: &OwnedFd, baggage: &Baggage) -> io::
     let arguments = std::iter::once(invocation.program.as_os_str()).chain(invocation.arguments.iter().map(|it| &**it));
     let arguments = arguments.map(c_string).collect::<io::Result<Vec<_>>>()?;
     let (name, value) = State::variable(memfd);
-    let variables = std::env::vars_os().map(|(name, value)| [name, "=".into(), value].join(OsStr::new("")));
+    let variables = std::env::vars_os().chain(invocation.variables.iter().cloned());
+    let variables = variables.map(|(name, value)| [name, "=".into(), value].join(OsStr::new("")));
     let variables = variables.chain([format!("{name}={value}").into()]);
     let variables = variables.map(|it| c_string(&it)).collect::<io::Result<Vec<_>>>()?;
     baggage.keep_over_exec(true)?;
