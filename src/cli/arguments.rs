@@ -14,7 +14,7 @@ use crate::primary::commands::Scale;
 use crate::primary::listener_spec::ListenerSpecs;
 use crate::primary::policy::PolicyKind;
 use crate::primary::recycle::Spread;
-use crate::primary::settings::{NAME_MAX_BYTES, WORKERS_MAX};
+use crate::primary::settings::{NAME_MAX_BYTES, TCP_SECS_MAX, WORKERS_MAX};
 
 /// Where the monitor is when nobody says where.
 const MONITOR: &str = "127.0.0.1:3001";
@@ -86,6 +86,18 @@ pub(super) struct RunOptions {
     /// The mode of socket files, in octal, like 660 [default: as the umask has it]
     #[arg(long, value_name = "MODE", env = "CROUPIER_UNIX_MODE", value_parser = file_mode)]
     pub(super) unix_mode: Option<u32>,
+
+    /// Accept a client when its first bytes are there, or after so many seconds; TCP only [default: at once]
+    #[arg(long, value_name = "SECS", env = "CROUPIER_DEFER_ACCEPT", value_parser = tcp_secs())]
+    pub(super) defer_accept: Option<u32>,
+
+    /// Send what workers write at once, however little it is; TCP only
+    #[arg(long)]
+    pub(super) nodelay: bool,
+
+    /// Ask a client of which nothing has come for so many seconds whether it is still there; TCP only [default: never]
+    #[arg(long, value_name = "SECS", env = "CROUPIER_KEEPALIVE", value_parser = tcp_secs())]
+    pub(super) keepalive: Option<u32>,
 
     /// Workers get no other listeners than those of --listen
     #[arg(long)]
@@ -443,6 +455,10 @@ fn stall_duration(text: &str) -> Result<Duration, String> {
         time if time < Duration::from_millis(10) => Err("give a time of 10ms or more, like 100ms".into()),
         time => Ok(time),
     }
+}
+
+fn tcp_secs() -> impl TypedValueParser<Value = u32> {
+    clap::value_parser!(u32).range(1..=i64::from(TCP_SECS_MAX))
 }
 
 fn file_mode(text: &str) -> Result<u32, String> {

@@ -106,6 +106,9 @@ fn effective(settings: &Settings, control: Option<PathBuf>, monitor: Option<Addr
         format!("reload-parallel = {}", plan.reload_parallel),
         format!("env = {}", texts(variables.collect())),
     ];
+    lines.extend(bind.tcp.defer_accept_secs.map(|secs| format!("defer-accept = {secs}")));
+    lines.push(format!("nodelay = {}", bind.tcp.nodelay));
+    lines.extend(bind.tcp.keepalive_secs.map(|secs| format!("keepalive = {secs}")));
     lines.extend(bind.unix_mode.map(|mode| format!("unix-mode = \"{mode:o}\"")));
     let Recycle { after, age, rss_bytes } = settings.recycle;
     lines.extend(after.map(|it| format!("recycle-after = {}", text(&format!("{}+{}", it.base, it.jitter)))));

@@ -14,7 +14,7 @@ use crate::primary::listener_spec::ListenerSpec;
 use crate::primary::output::Destination;
 use crate::primary::recycle::Recycle;
 use crate::primary::reexec::Invocation;
-use crate::primary::settings::{BindOptions, Command, Settings};
+use crate::primary::settings::{BindOptions, Command, Settings, TcpOptions};
 use crate::primary::supervisor::{Plan, Respawn};
 use crate::sys::identity::{Identity, Unknown};
 
@@ -67,6 +67,11 @@ pub(super) fn resolve(options: RunOptions, passed: Passed) -> Result<Settings, F
             backlog: options.backlog.unwrap_or(default.bind.backlog),
             ipv6_only: options.ipv6_only,
             unix_mode: options.unix_mode,
+            tcp: TcpOptions {
+                defer_accept_secs: options.defer_accept,
+                nodelay: options.nodelay,
+                keepalive_secs: options.keepalive,
+            },
         },
         declared_only: options.declared_only,
         inherited: passed.all,

@@ -14,7 +14,7 @@ use super::policy::{Choice, PolicyKind};
 use super::reexec::baggage::{self, Baggage};
 use super::returned::{self, CameBack, Candidate, Found, REASON_COUNT, Reason, Returned};
 use super::scheduler::Rotation;
-use super::socket::{BindOptions, Socket, concerns_the_client};
+use super::socket::{BindOptions, BoundBy, Socket, TcpOptions, concerns_the_client};
 use crate::protocol::control::ListenWish;
 use crate::protocol::ids::{LaneId, WorkerId};
 use crate::protocol::record::{Kind, Record};
@@ -181,8 +181,10 @@ impl Listener {
     ///
     /// # Errors
     /// [`BindError`] if it does not.
-    pub fn inherit(wanted: &Address, fd: OwnedFd) -> Result<Self, BindError> {
-        let (socket, address) = Socket::inherit(fd).map_err(|error| BindError::new(wanted, error))?;
+    pub fn inherit(wanted: &Address, fd: OwnedFd, options: &TcpOptions) -> Result<Self, BindError> {
+        let refused = |error| BindError::new(wanted, error);
+        let (socket, address) = Socket::inherit(fd).map_err(refused)?;
+        socket.set_tcp_options(options, BoundBy::SomebodyElse).map_err(refused)?;
         Ok(Self::new(wanted, address, socket, false))
     }
 
@@ -303,6 +305,19 @@ impl Listener {
             counters: saved.counters,
             is_asked_for: saved.is_asked_for,
         })
+    }
+
+    /// Has connections that come from now on inherit these options; what is set already on a socket that was inherited
+    /// stays.
+    pub fn set_tcp_options(&self, options: &TcpOptions) {
+        let whose = if self.was_inherited() { BoundBy::SomebodyElse } else { BoundBy::Croupier };
+        if let Some(Err(error)) = self.socket.as_ref().map(|socket| socket.set_tcp_options(options, whose)) {
+            log::warn!("listener={} cannot change its TCP options: {error} [they stay]", self.address);
+        }
+    }
+
+    fn was_inherited(&self) -> bool {
+        matches!(self.wanted, Address::Fd(_) | Address::Systemd(_))
     }
 
     /// The address with the real port.
@@ -541,7 +556,7 @@ impl Listener {
     /// that was inherited is as it was for whoever else has it: systemd keeps it for the next start.
     pub fn close(&mut self) -> Vec<CameBack> {
         self.deserted_since = None;
-        let is_inherited = matches!(self.wanted, Address::Fd(_) | Address::Systemd(_));
+        let is_inherited = self.was_inherited();
         let filtered = self.socket.take().filter(|_| is_inherited && self.ending.is_some());
         if let Some(Err(error)) = filtered.map(|socket| socket.let_anybody_in()) {
             log::error!("listener={} its filter stays: {error} [close it wherever it is open]", self.address);

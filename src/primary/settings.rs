@@ -12,7 +12,7 @@ use super::output::Destination;
 use super::policy::PolicyKind;
 use super::recycle::Recycle;
 use super::reexec::Invocation;
-pub use super::socket::BindOptions;
+pub use super::socket::{BindOptions, TCP_SECS_MAX, TcpOptions};
 use super::supervisor::Plan;
 use crate::protocol::ids::Slot;
 pub use crate::sys::identity::{Identity, Unknown};
@@ -137,7 +137,12 @@ impl Settings {
             name: None,
             listeners: Vec::new(),
             policy: PolicyKind::RoundRobin,
-            bind: BindOptions { backlog: BACKLOG_DEFAULT, ipv6_only: false, unix_mode: None },
+            bind: BindOptions {
+                backlog: BACKLOG_DEFAULT,
+                ipv6_only: false,
+                unix_mode: None,
+                tcp: TcpOptions::default(),
+            },
             declared_only: false,
             inherited: Vec::new(),
             queue_max: QUEUE_MAX_DEFAULT,

@@ -7,6 +7,7 @@ use std::net::SocketAddr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use mio::event::Source;
 use mio::{Interest, Registry, Token};
@@ -17,6 +18,7 @@ use nix::sys::socket::{AddressFamily, SockType, SockaddrLike, SockaddrStorage, g
 
 use super::address::Address;
 use crate::sys::socket_path::SocketPath;
+use crate::sys::tcp;
 
 /// How a socket is to be bound.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -27,6 +29,64 @@ pub struct BindOptions {
     pub ipv6_only: bool,
     /// The mode of a socket file; `None`: as the umask has it.
     pub unix_mode: Option<u32>,
+    /// What its connections inherit, on TCP.
+    pub tcp: TcpOptions,
+}
+
+/// Options of a TCP listener, set there once: an accepted connection inherits those that concern it. A Unix listener
+/// has none of them. Source: tcp(7), socket(7).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct TcpOptions {
+    /// A client is accepted when its first bytes are there, or after so many seconds, up to [`TCP_SECS_MAX`]
+    /// (`TCP_DEFER_ACCEPT`).
+    pub defer_accept_secs: Option<u32>,
+    /// What a worker writes is sent at once, however little it is (`TCP_NODELAY`).
+    pub nodelay: bool,
+    /// The kernel asks a client of which nothing has come for so many seconds, up to [`TCP_SECS_MAX`], whether it is
+    /// still there (`SO_KEEPALIVE`, `TCP_KEEPIDLE`).
+    pub keepalive_secs: Option<u32>,
+}
+
+/// The most seconds that the kernel takes for `TCP_KEEPIDLE`. Source: `MAX_TCP_KEEPIDLE` of the kernel.
+pub const TCP_SECS_MAX: u32 = 32767;
+
+impl TcpOptions {
+    /// Sets those that are asked for. The others stay as they are, whoever has set them.
+    ///
+    /// # Errors
+    /// Those of setsockopt(2); on a TCP socket none is expected.
+    fn add_to(&self, listener: BorrowedFd<'_>) -> io::Result<()> {
+        let socket = socket2::SockRef::from(&listener);
+        if let Some(secs) = self.defer_accept_secs {
+            tcp::set_defer_accept(listener, secs)?;
+        }
+        if self.nodelay {
+            socket.set_tcp_nodelay(true)?;
+        }
+        if let Some(secs) = self.keepalive_secs {
+            let idle = Duration::from_secs(secs.into());
+            socket.set_tcp_keepalive(&socket2::TcpKeepalive::new().with_time(idle))?;
+        }
+        Ok(())
+    }
+
+    /// Switches off those that are not asked for, and sets the others.
+    ///
+    /// # Errors
+    /// As [`add_to`](Self::add_to).
+    fn replace_on(&self, listener: BorrowedFd<'_>) -> io::Result<()> {
+        let socket = socket2::SockRef::from(&listener);
+        if self.defer_accept_secs.is_none() {
+            tcp::set_defer_accept(listener, 0)?;
+        }
+        if !self.nodelay {
+            socket.set_tcp_nodelay(false)?;
+        }
+        if self.keepalive_secs.is_none() {
+            socket.set_keepalive(false)?;
+        }
+        self.add_to(listener)
+    }
 }
 
 /// A listening socket.
@@ -45,6 +105,15 @@ pub enum Socket {
 pub struct SocketFile {
     path: PathBuf,
     inode: u64,
+}
+
+/// Who has bound a socket.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum BoundBy {
+    /// This primary, or an earlier image of it.
+    Croupier,
+    /// Whoever passed it on.
+    SomebodyElse,
 }
 
 impl Socket {
@@ -132,6 +201,20 @@ impl Socket {
             Address::Tcp { .. } | Address::Fd(_) | Address::Systemd(_) => {
                 Socket::Tcp(mio::net::TcpListener::from_std(fd.into()))
             }
+        }
+    }
+
+    /// Has its future connections inherit other options than before: what an earlier image set, and this one is not
+    /// asked for, ends. Only what is asked for changes on a socket that somebody else has bound. Nothing on sockets
+    /// that are not TCP's.
+    ///
+    /// # Errors
+    /// Those of setsockopt(2); none is expected.
+    pub fn set_tcp_options(&self, options: &TcpOptions, whose: BoundBy) -> io::Result<()> {
+        match (self, whose) {
+            (Socket::Tcp(listener), BoundBy::Croupier) => options.replace_on(listener.as_fd()),
+            (Socket::Tcp(listener), BoundBy::SomebodyElse) => options.add_to(listener.as_fd()),
+            (Socket::Unix(..) | Socket::Udp(_), _) => Ok(()),
         }
     }
 
@@ -254,6 +337,8 @@ fn bind_tcp(host: &str, port: u16, options: &BindOptions) -> io::Result<(Socket,
         // Said either way: the default is the machine's (net.ipv6.bindv6only).
         socket.set_only_v6(options.ipv6_only)?;
     }
+    // Before listen(2): no connection comes without them.
+    options.tcp.add_to(socket.as_fd())?;
     socket.bind(&address.into())?;
     socket.listen(listen_backlog(options.backlog))?;
     let listener = mio::net::TcpListener::from_std(socket.into());
@@ -331,7 +416,7 @@ mod tests {
     fn a_socket_file_is_removed_once_and_not_again_when_its_inode_is_another_ones() {
         let path = std::env::temp_dir().join(format!("croupier-socket-file-{}", std::process::id()));
         let kept = path.with_extension("kept");
-        let options = BindOptions { backlog: 1, ipv6_only: false, unix_mode: None };
+        let options = BindOptions { backlog: 1, ipv6_only: false, unix_mode: None, tcp: TcpOptions::default() };
         let (mut socket, _) = Socket::bind(&Address::Unix(path.clone()), &options).unwrap();
         std::fs::hard_link(&path, &kept).unwrap();
         socket.let_nobody_in().unwrap();
@@ -339,5 +424,22 @@ mod tests {
         std::fs::rename(&kept, &path).unwrap();
         drop(socket);
         std::fs::remove_file(&path).unwrap();
+    }
+
+    #[test]
+    fn options_end_on_a_socket_of_ours_and_stay_on_somebody_elses() {
+        let all = TcpOptions { defer_accept_secs: Some(5), nodelay: true, keepalive_secs: Some(60) };
+        let options = BindOptions { backlog: 1, ipv6_only: false, unix_mode: None, tcp: all };
+        let (socket, _) = Socket::bind(&"127.0.0.1:0".parse().unwrap(), &options).unwrap();
+        let in_force = || {
+            let socket = socket2::SockRef::from(&socket);
+            (socket.tcp_nodelay().unwrap(), socket.keepalive().unwrap().then(|| socket.tcp_keepalive_time().unwrap()))
+        };
+        assert_eq!(in_force(), (true, Some(Duration::from_secs(60))));
+        let others = TcpOptions { keepalive_secs: Some(30), ..TcpOptions::default() };
+        socket.set_tcp_options(&others, BoundBy::SomebodyElse).unwrap();
+        assert_eq!(in_force(), (true, Some(Duration::from_secs(30))));
+        socket.set_tcp_options(&TcpOptions::default(), BoundBy::Croupier).unwrap();
+        assert_eq!(in_force(), (false, None));
     }
 }

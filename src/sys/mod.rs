@@ -21,3 +21,5 @@ pub mod reactor;
 pub mod shared_memory;
 pub mod signals;
 pub mod socket_path;
+#[cfg(feature = "primary")]
+pub mod tcp;

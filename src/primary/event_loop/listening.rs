@@ -78,7 +78,7 @@ impl Primary {
         let inherited = &mut self.settings.inherited;
         let found = inherited.iter().position(is_it).map(|index| inherited.remove(index).fd);
         let fd = found.ok_or_else(|| io::Error::from_raw_os_error(nix::libc::EBADF)).and_then(fd_passing::adopt_fd);
-        Listener::inherit(address, fd.map_err(|error| BindError::new(address, error))?)
+        Listener::inherit(address, fd.map_err(|error| BindError::new(address, error))?, &self.settings.bind.tcp)
     }
 
     fn add_listener(&mut self, mut listener: Listener) -> io::Result<usize> {
@@ -224,6 +224,7 @@ impl Primary {
             backlog: wish.backlog.filter(|backlog| *backlog > 0).unwrap_or(bind.backlog),
             ipv6_only: wish.ipv6_only,
             unix_mode: wish.unix_mode.map(|mode| mode & 0o777).or(bind.unix_mode),
+            tcp: bind.tcp,
         };
         let bound = match wish.datagrams {
             true => Listener::bind_datagrams(address, wish),

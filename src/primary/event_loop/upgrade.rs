@@ -36,6 +36,7 @@ impl Primary {
         let policy_named = |name: &str| primary.settings.policy_named(name);
         let listeners = state.listeners.into_iter().map(|saved| Listener::restore(saved, policy_named));
         primary.listeners = listeners.collect::<io::Result<_>>()?;
+        primary.listeners.iter().for_each(|listener| listener.set_tcp_options(&primary.settings.bind.tcp));
         primary.retired = state.retired;
         primary.workers = Register::restore(state.workers, state.last_id, state.slot_starts)?;
         primary.register_everything()?;
