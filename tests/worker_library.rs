@@ -250,7 +250,8 @@ fn nonsense_of_a_primary_is_ignored_and_its_end_ends_the_worker_with_0() {
     let hear = || channel.receive::<FromWorker>(&mut vec![0; PACKET_MAX_BYTES], Wait::Block).unwrap();
     let Incoming::Message(FromWorker::Hello { .. }, _) = hear() else { panic!("it begins with hello") };
     let board = Scoreboard::create().unwrap();
-    let welcome = FromPrimary::Welcome { version: VERSION, worker: WorkerId(7), slot: Slot(0), generation: 0 };
+    let (worker, slot) = (WorkerId(7), Slot(0));
+    let welcome = FromPrimary::Welcome { version: VERSION, worker, slot, generation: 0, idle_timeout_ms: None };
     channel.send(&welcome, Some(board.as_fd())).unwrap();
     let Incoming::Message(FromWorker::Listen { request, .. }, _) = hear() else { panic!("then it asks") };
     let refused = |request| FromPrimary::Refused { request, errno: 98, reason: format!("the answer to {request}") };

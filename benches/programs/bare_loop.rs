@@ -60,7 +60,8 @@ fn start(command: &mut Command, number: u32, address: SocketAddr) -> io::Result<
     drop(theirs);
     let board = Scoreboard::create()?;
     hear(&channel)?; // hello
-    let welcome = FromPrimary::Welcome { version: VERSION, worker: id, slot: Slot(number - 1), generation: 0 };
+    let slot = Slot(number - 1);
+    let welcome = FromPrimary::Welcome { version: VERSION, worker: id, slot, generation: 0, idle_timeout_ms: None };
     channel.send(&welcome, Some(board.as_fd()))?;
     let FromWorker::Listen { request, .. } = hear(&channel)? else {
         return Err(io::Error::other("the worker did not ask to listen"));

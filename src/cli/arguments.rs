@@ -121,6 +121,10 @@ pub(super) struct RunOptions {
     #[arg(long, value_name = "T", env = "CROUPIER_HANG_TIMEOUT", value_parser = positive_duration)]
     pub(super) hang_timeout: Option<Duration>,
 
+    /// Have workers end connections on which there has been no request for this long [default: never]
+    #[arg(long, value_name = "T", env = "CROUPIER_IDLE_TIMEOUT", value_parser = positive_duration)]
+    pub(super) idle_timeout: Option<Duration>,
+
     /// Close a connection that came back and that nobody takes within this time [default: 30s]
     #[arg(long, value_name = "T", env = "CROUPIER_REDEAL_TIMEOUT", value_parser = positive_duration)]
     pub(super) redeal_timeout: Option<Duration>,
@@ -281,6 +285,11 @@ pub(super) struct DemoOptions {
     /// Bind with SO_REUSEPORT, so that several can listen on one port without a primary
     #[arg(long)]
     pub(super) reuse_port: bool,
+
+    /// End connections on which there has been no request for this long; a primary's own --idle-timeout is stronger
+    /// [default: never]
+    #[arg(long, value_name = "T", value_parser = positive_duration)]
+    pub(super) idle_timeout: Option<Duration>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

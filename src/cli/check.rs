@@ -96,6 +96,10 @@ fn effective(settings: &Settings, control: Option<PathBuf>, monitor: Option<Addr
             Some(timeout) => format!("hang-timeout = {}", time(timeout)),
             None => "# hang-timeout: never".into(),
         },
+        match settings.idle_timeout {
+            Some(timeout) => format!("idle-timeout = {}", time(timeout)),
+            None => "# idle-timeout: never".into(),
+        },
         format!("redeal-timeout = {}", time(settings.redeal_timeout)),
         format!("respawn = {}", text(respawn)),
         format!("respawn-burst = {}", text(&format!("{}/{}", plan.burst_max, plan.burst_window.as_secs()))),

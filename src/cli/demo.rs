@@ -21,6 +21,9 @@ pub(super) fn demo(options: &DemoOptions) -> Result<(), Failure> {
         None => format!("pid-{}", std::process::id()),
     };
     let mut event_loop = EventLoop::new(Demo::new(&name)).map_err(|error| failed("start the event loop", error))?;
+    if let Some(timeout) = options.idle_timeout {
+        event_loop.idle_timeout(timeout);
+    }
     log_writer::install(LogFormat::Text, LevelFilter::Warn);
     let listen = ListenOptions::new().reuse_port(options.reuse_port);
     let declared = match &worker {

@@ -79,6 +79,7 @@ pub(super) fn resolve(options: RunOptions, passed: Passed) -> Result<Settings, F
         connections_max: options.connections_max,
         stall_after: options.stall_after.unwrap_or(default.stall_after),
         hang_timeout: options.hang_timeout,
+        idle_timeout: options.idle_timeout,
         redeal_timeout: options.redeal_timeout.unwrap_or(default.redeal_timeout),
         invocation: Some(invocation()),
         recycle: Recycle {

@@ -44,6 +44,9 @@ pub struct Settings {
     pub stall_after: Duration,
     /// A worker that has taken nothing for this long, while connections waited, is killed.
     pub hang_timeout: Option<Duration>,
+    /// A worker ends connections on which there has been no request for so long, if its program is of that kind; the
+    /// library's event loop is. `None`: never.
+    pub idle_timeout: Option<Duration>,
     /// A connection that came back and that nobody takes within this time is closed.
     pub redeal_timeout: Duration,
     /// When a worker has served long enough.
@@ -149,6 +152,7 @@ impl Settings {
             connections_max: None,
             stall_after: STALL_AFTER_DEFAULT,
             hang_timeout: None,
+            idle_timeout: None,
             redeal_timeout: REDEAL_TIMEOUT_DEFAULT,
             recycle: Recycle::default(),
             invocation: None,

@@ -147,6 +147,9 @@ pub enum FromPrimary {
         slot: Slot,
         /// How many reloads its primary had done when it was started.
         generation: u32,
+        /// After how many milliseconds without a request a connection is to end; absent: never.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        idle_timeout_ms: Option<u64>,
     },
     /// The answer to `listen`; the worker's end of the deal channel is attached.
     Lane {

@@ -51,6 +51,7 @@ struct Shared {
     id: WorkerId,
     slot: Slot,
     generation: u32,
+    idle_timeout: Option<Duration>,
     state: Mutex<State>,
     /// Written once, never read.
     drain_signal: EventFd,
@@ -143,7 +144,9 @@ impl Worker {
                 }
             }
         };
-        let (FromPrimary::Welcome { worker: id, slot, generation, .. }, Some(board)) = (message, board) else {
+        let (FromPrimary::Welcome { worker: id, slot, generation, idle_timeout_ms, .. }, Some(board)) =
+            (message, board)
+        else {
             return Err(invalid("the primary did not begin with a welcome and a scoreboard".into()));
         };
         let board = Scoreboard::open(board)?;
@@ -153,6 +156,7 @@ impl Worker {
             id,
             slot,
             generation,
+            idle_timeout: idle_timeout_ms.map(Duration::from_millis),
             state: Mutex::new(State::default()),
             inbox: Inbox::new()?,
             drain_signal: EventFd::from_flags(EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK)?,
@@ -181,6 +185,13 @@ impl Worker {
     /// How many reloads its primary had done when it was started.
     pub fn generation(&self) -> u32 {
         self.shared.generation
+    }
+
+    /// The primary's `--idle-timeout`: after how long without a request a connection is to end; `None`: never. The
+    /// [event loop](super::event_loop) keeps to it. Any other program knows alone where its messages end, and so which
+    /// connections are idle.
+    pub fn idle_timeout(&self) -> Option<Duration> {
+        self.shared.idle_timeout
     }
 
     /// Listens on the primary's first declared listener, whatever its address is.

@@ -4,10 +4,11 @@ pub mod native;
 pub mod outbox;
 
 use std::os::fd::OwnedFd;
+use std::time::Duration;
 
 use crate::protocol::body::Body;
 use crate::protocol::control::ListenWish;
-use crate::protocol::ids::LaneId;
+use crate::protocol::ids::{LaneId, Slot, WorkerId};
 
 /// What a worker said, in whatever dialect.
 #[derive(Debug)]
@@ -44,6 +45,19 @@ pub enum Said {
     Garbage(String),
     /// It has closed its channel, or has gone.
     End,
+}
+
+/// What a worker is told first.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Welcome {
+    /// Who it is.
+    pub worker: WorkerId,
+    /// Its stable place.
+    pub slot: Slot,
+    /// How many reloads there had been when it was started.
+    pub generation: u32,
+    /// After how long without a request it is to end a connection; `None`: never.
+    pub idle_timeout: Option<Duration>,
 }
 
 /// A wish granted.

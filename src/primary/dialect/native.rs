@@ -7,14 +7,13 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 
 use super::outbox::{self, Kind, Outbox};
-use super::{Grant, ListenRequest, Said};
+use super::{Grant, ListenRequest, Said, Welcome};
 use crate::primary::reexec::baggage::{self, Baggage};
 use crate::protocol::Wait;
 use crate::protocol::control::{
     self, FromPrimary, FromWorker, IdleRule, MESSAGES_UNREAD_MAX, Malformed, PACKET_MAX_BYTES, VERSION,
 };
 use crate::protocol::control_channel::{ControlChannel, Packet};
-use crate::protocol::ids::{Slot, WorkerId};
 use crate::sys::fd_passing;
 
 /// The primary's end of one worker's control channel.
@@ -119,14 +118,12 @@ impl Native {
     /// # Errors
     /// `WouldBlock` if the worker does not read, others if it is not there any more; like the other answers here.
     /// End it.
-    pub fn welcome(
-        &mut self,
-        worker: WorkerId,
-        slot: Slot,
-        generation: u32,
-        scoreboard: BorrowedFd<'_>,
-    ) -> io::Result<()> {
-        self.channel.send(&FromPrimary::Welcome { version: VERSION, worker, slot, generation }, Some(scoreboard))?;
+    pub fn welcome(&mut self, welcome: Welcome, scoreboard: BorrowedFd<'_>) -> io::Result<()> {
+        let Welcome { worker, slot, generation, idle_timeout } = welcome;
+        // 0 would end connections at once; whoever asks for less than a millisecond gets one.
+        let idle_timeout_ms = idle_timeout.map(|it| u64::try_from(it.as_millis()).unwrap_or(u64::MAX).max(1));
+        let message = FromPrimary::Welcome { version: VERSION, worker, slot, generation, idle_timeout_ms };
+        self.channel.send(&message, Some(scoreboard))?;
         self.is_welcomed = true;
         self.send_waiting()
     }

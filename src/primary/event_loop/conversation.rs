@@ -6,7 +6,7 @@ use std::os::fd::{AsFd, AsRawFd};
 use mio::unix::SourceFd;
 
 use super::Primary;
-use crate::primary::dialect::Said;
+use crate::primary::dialect::{Said, Welcome};
 use crate::primary::events;
 use crate::primary::hearing::HEARD_PER_TURN;
 use crate::primary::lifecycle::{self, State};
@@ -110,7 +110,9 @@ impl Primary {
         log::debug!("worker={id} pid={pid} online open_files_max={open_files_max}");
         self.subscribers.tell(|| events::Event::Online { worker: id });
         let is_late = worker.state() == State::Draining;
-        let welcomed = worker.dialect.welcome(id, worker.slot, worker.generation, worker.board.as_fd());
+        let (slot, generation, idle_timeout) = (worker.slot, worker.generation, self.settings.idle_timeout);
+        let welcome = Welcome { worker: id, slot, generation, idle_timeout };
+        let welcomed = worker.dialect.welcome(welcome, worker.board.as_fd());
         // One that was told to finish before it could hear is told again.
         let told = welcomed.and_then(|()| if is_late { worker.dialect.disconnect(IdleRule::Close) } else { Ok(()) });
         if let Err(error) = told {

@@ -24,6 +24,12 @@
 //!
 //! **Messages** of whoever started the primary go to [`Server::message`], in order with the order to drain.
 //!
+//! **Idle connections** end after the primary's `--idle-timeout`, or that of [`EventLoop::idle_timeout`]: those on
+//! which nothing is in progress, that is the server said [`Next::Idle`] or nothing has ever come, and everything is
+//! sent. A client that has sent half a request, or reads its answer slowly, is not idle: nothing here ends that. The
+//! client sees a FIN; what it sends in the same moment is lost, as with every server that ends idle connections, and
+//! clients repeat it on a new one.
+//!
 //! **Draining.** When the primary orders it, or has gone, or SIGTERM or SIGINT comes, the listeners are taken empty,
 //! connections with a request in progress finish, and `run` returns. A second signal ends it at once. Idle connections,
 //! and those on which nothing has come yet, are given back to the primary, which deals them to other workers: their
@@ -32,6 +38,7 @@
 //! socket that data reaches later would answer with a reset.
 
 mod session;
+mod timers;
 
 use std::collections::VecDeque;
 use std::io;
@@ -50,6 +57,7 @@ use crate::protocol::control::{IdleRule, MESSAGES_UNREAD_MAX};
 use crate::protocol::time::Monotonic;
 use crate::sys::signals::{Signal, Signals};
 use session::{Buffers, Fate, Session};
+use timers::Timers;
 
 /// How long a draining worker waits for the first byte of a connection that it has taken.
 pub const FRESH_GRACE: Duration = Duration::from_secs(1);
@@ -132,8 +140,10 @@ pub struct EventLoop<S: Server> {
     idle: IdleRule,
     /// When to try again to give back what could not be.
     give_back_at: Option<Monotonic>,
-    /// The earliest deadline of any connection.
-    deadline: Option<Monotonic>,
+    /// How long a connection may be idle.
+    idle_timeout: Option<Duration>,
+    /// When to look at which connection.
+    timers: Timers,
 }
 
 struct Listening {
@@ -163,6 +173,7 @@ impl<S: Server> EventLoop<S> {
         if let Some(messages) = &mut messages {
             poll.registry().register(messages, MESSAGES, Interest::READABLE)?;
         }
+        let idle_timeout = worker.as_ref().and_then(Worker::idle_timeout);
         Ok(Self {
             server,
             poll,
@@ -177,8 +188,17 @@ impl<S: Server> EventLoop<S> {
             draining: false,
             idle: IdleRule::Close,
             give_back_at: None,
-            deadline: None,
+            idle_timeout,
+            timers: Timers::default(),
         })
+    }
+
+    /// Ends connections that are idle for `timeout`, also without a primary. The primary's own `--idle-timeout`, if it
+    /// has one, is stronger.
+    pub fn idle_timeout(&mut self, timeout: Duration) {
+        if self.worker.as_ref().and_then(Worker::idle_timeout).is_none() {
+            self.idle_timeout = Some(timeout);
+        }
     }
 
     /// Adds a listener.
@@ -255,7 +275,7 @@ impl<S: Server> EventLoop<S> {
             return Some(Duration::ZERO);
         }
         // Up to the next millisecond, which is what epoll counts in: not to wake too early and spin.
-        let due = [self.deadline, self.give_back_at].into_iter().flatten().min();
+        let due = [self.timers.next_due(), self.give_back_at].into_iter().flatten().min();
         due.map(|due| due.since(Monotonic::now()) + Duration::from_millis(1))
     }
 
@@ -327,7 +347,7 @@ impl<S: Server> EventLoop<S> {
             return self.give_back(key);
         }
         session.settle_for_drain();
-        self.note_deadline(key);
+        self.keep_time(key);
     }
 
     /// While the primary takes no more, all of them wait for the next try; what their clients send is served here.
@@ -342,15 +362,13 @@ impl<S: Server> EventLoop<S> {
             }
             Err(_) => {
                 self.sessions[key].settle_for_drain();
-                self.note_deadline(key);
+                self.keep_time(key);
             }
         }
     }
 
-    fn note_deadline(&mut self, key: usize) {
-        if let Some(deadline) = self.sessions[key].deadline() {
-            self.deadline = Some(self.deadline.map_or(deadline, |earliest| earliest.min(deadline)));
-        }
+    fn keep_time(&mut self, key: usize) {
+        self.timers.ask(key, self.sessions[key].deadline());
     }
 
     fn take_connections(&mut self) {
@@ -390,7 +408,8 @@ impl<S: Server> EventLoop<S> {
         if matches!(fate, Ok(Fate::Unfinished)) && !std::mem::replace(&mut session.queued, true) {
             self.unfinished.push_back(key);
         }
-        self.note_deadline(key);
+        session.note_idleness(self.idle_timeout);
+        self.keep_time(key);
         if self.draining {
             self.settle(key);
         }
@@ -398,24 +417,40 @@ impl<S: Server> EventLoop<S> {
 
     fn end_session(&mut self, key: usize) {
         self.sessions.remove(key);
+        self.timers.forget(key);
         for listening in self.listeners.iter_mut().flatten().filter(|it| it.starved) {
             listening.ready = true;
         }
     }
 
     fn end_overdue(&mut self) {
-        let Some(due) = [self.deadline, self.give_back_at].into_iter().flatten().min() else { return };
+        let Some(due) = [self.timers.next_due(), self.give_back_at].into_iter().flatten().min() else { return };
         let now = Monotonic::now();
+        if now < due {
+            return;
+        }
         if self.give_back_at.is_some_and(|at| now >= at) {
             self.settle_all();
         }
-        if now >= due {
-            self.sessions.retain(|_, session| session.deadline().is_none_or(|deadline| now < deadline));
-            self.deadline = self.earliest_deadline();
+        while let Some(key) = self.timers.pop_due(now) {
+            self.look_at_the_time(key, now);
         }
     }
 
-    fn earliest_deadline(&self) -> Option<Monotonic> {
-        self.sessions.iter().filter_map(|(_, session)| session.deadline()).min()
+    /// A connection that is ended for its idleness is read from once more before: a request may have come in between.
+    fn look_at_the_time(&mut self, key: usize, now: Monotonic) {
+        let Some(session) = self.sessions.get_mut(key) else { return };
+        if session.is_overdue(now) {
+            return self.end_session(key);
+        }
+        if session.is_idle_too_long(now) {
+            session.look_again();
+            self.advance(key);
+        }
+        let Some(session) = self.sessions.get_mut(key) else { return };
+        if session.is_idle_too_long(now) {
+            session.start_lingering();
+        }
+        self.keep_time(key);
     }
 }

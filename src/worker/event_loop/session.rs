@@ -2,6 +2,7 @@
 
 use std::io::{self, Read, Write};
 use std::net::Shutdown;
+use std::time::Duration;
 
 use mio::event::Source;
 use mio::{Interest, Registry, Token};
@@ -27,7 +28,10 @@ pub(super) struct Session<T> {
     registered: bool,
     /// It waits for its next turn.
     pub(super) queued: bool,
+    /// When it is to be dropped.
     deadline: Option<Monotonic>,
+    /// While nothing is in progress: when it has been so for too long.
+    idle_until: Option<Monotonic>,
 }
 
 /// Memory lent to whichever connection is being served, so that idle ones hold none.
@@ -80,6 +84,7 @@ impl<T> Session<T> {
             registered: false,
             queued: false,
             deadline: None,
+            idle_until: None,
         }
     }
 
@@ -113,9 +118,32 @@ impl<T> Session<T> {
         Ok(())
     }
 
-    /// When it is to be ended, whatever it is doing.
+    /// When to look at it.
     pub(super) fn deadline(&self) -> Option<Monotonic> {
-        self.deadline
+        [self.deadline, self.idle_until].into_iter().flatten().min()
+    }
+
+    /// Whether it is to be dropped, whatever it is doing.
+    pub(super) fn is_overdue(&self, now: Monotonic) -> bool {
+        self.deadline.is_some_and(|deadline| now >= deadline)
+    }
+
+    /// Whether nothing has been in progress for too long.
+    pub(super) fn is_idle_too_long(&self, now: Monotonic) -> bool {
+        self.idle_until.is_some_and(|until| now >= until)
+    }
+
+    /// After it was served: from when on it is idle, if it is. What has not changed that, as an event without bytes,
+    /// does not make it younger.
+    pub(super) fn note_idleness(&mut self, timeout: Option<Duration>) {
+        if let Some(timeout) = timeout.filter(|_| self.is_movable() && self.idle_until.is_none()) {
+            self.idle_until = Some(Monotonic::now() + timeout);
+        }
+    }
+
+    /// Has the next [`advance`](Self::advance) read, whether an event said so or not.
+    pub(super) fn look_again(&mut self) {
+        self.readable = true;
     }
 
     /// What draining asks of it in its present phase.
@@ -167,6 +195,7 @@ impl<T> Session<T> {
         };
         swap_if_empty(&mut self.input, &mut buffers.input);
         swap_if_empty(&mut self.output, &mut buffers.output);
+        self.idle_until = None;
         self.input.extend_from_slice(&buffers.received[..len]);
         let mut exchange = Exchange { input: &mut self.input, output: &mut self.output, draining };
         self.phase = match server.receive(&mut self.state, &mut exchange) {
@@ -233,12 +262,14 @@ impl<T> Session<T> {
         }
     }
 
-    fn start_lingering(&mut self) {
+    /// Ends it, so that its client sees a FIN whatever it has under way.
+    pub(super) fn start_lingering(&mut self) {
         // ENOTCONN: the client has gone; the next read says so.
         let _ = self.connection.shutdown(Shutdown::Write);
         self.phase = Phase::Lingering;
         self.readable = true;
         self.deadline = Some(Monotonic::now() + LINGER);
+        self.idle_until = None;
     }
 }
 
