@@ -5,6 +5,7 @@
 //! character literals are blanked first where a rule is about code.
 
 use std::path::Path;
+use std::sync::LazyLock;
 
 /// One source file.
 struct Source {
@@ -53,7 +54,8 @@ impl Source {
 
 // Reading.
 
-fn sources() -> Vec<Source> {
+/// Read once for all rules.
+static SOURCES: LazyLock<Vec<Source>> = LazyLock::new(|| {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let mut paths = Vec::new();
     for folder in ["src", "tests", "benches", "examples"] {
@@ -62,7 +64,7 @@ fn sources() -> Vec<Source> {
     paths.sort();
     assert!(paths.iter().any(|path| path == "src/lib.rs"), "no sources found under {}", root.display());
     paths.iter().map(|path| Source::new(path, &std::fs::read_to_string(root.join(path)).unwrap())).collect()
-}
+});
 
 fn collect_rust_files(root: &Path, folder: &Path, paths: &mut Vec<String>) {
     let Ok(entries) = std::fs::read_dir(folder) else { return };
@@ -299,7 +301,7 @@ fn http_stays_out_of_the_event_loop(source: &Source) -> Vec<Finding> {
     found.map(|(line, path)| source.finding(line, format!("`{path}` here: send a command to the event loop"))).collect()
 }
 
-const PURE_FILES: [&str; 20] = [
+const PURE_FILES: &[&str] = &[
     "src/primary/scheduler.rs",
     "src/primary/policy/mod.rs",
     "src/primary/policy/least_connections.rs",
@@ -477,7 +479,7 @@ fn nothing_is_ignored_or_left_undone(source: &Source) -> Vec<Finding> {
 fn enforce(rule: Rule, path: &str, sample: &str, lines: &[usize]) {
     let found: Vec<usize> = rule(&Source::new(path, sample)).iter().map(|finding| finding.line).collect();
     assert_eq!(found, lines, "the rule does not see what is wrong with its own sample");
-    let findings: Vec<String> = sources()
+    let findings: Vec<String> = SOURCES
         .iter()
         .flat_map(rule)
         .map(|finding| format!("{}:{}: {}", finding.path, finding.line, finding.what))
@@ -518,7 +520,7 @@ fn http_is_for_the_admin_thread_and_its_client() {
 #[test]
 fn pure_files_know_no_clock_and_no_socket() {
     for path in PURE_FILES {
-        assert!(sources().iter().any(|source| source.path == path), "{path} is gone: say in PURE_FILES what is pure");
+        assert!(SOURCES.iter().any(|source| source.path == *path), "{path} is gone: say in PURE_FILES what is pure");
     }
     let sample = "use std::net::{IpAddr, SocketAddr};\nuse std::net::TcpStream;\nuse std::{fmt, io::Read};\n\
                   fn f() { log::info!(\"x\"); }\nlet now = Monotonic::now();\nlet at: Instant;\nuse crate::sys;\n\

@@ -6,7 +6,7 @@ use std::os::fd::{AsFd, OwnedFd};
 
 use crate::primary::address::Address;
 use crate::primary::reexec::CarriedMonitor;
-use crate::primary::socket::{BindOptions, Socket};
+use crate::primary::socket::{BindOptions, Socket, TcpOptions};
 
 /// Clients that wait for a place among the connections. Above it the kernel drops their handshakes, and they try again.
 const BACKLOG: u32 = 1024;
@@ -27,7 +27,7 @@ impl MonitorSocket {
     /// # Errors
     /// Those of getaddrinfo(3), socket(2), bind(2) and listen(2); `InvalidInput` if the address is not one of TCP.
     pub fn bind(wanted: &Address) -> io::Result<Self> {
-        let options = BindOptions { backlog: BACKLOG, ipv6_only: false, unix_mode: None };
+        let options = BindOptions { backlog: BACKLOG, ipv6_only: false, unix_mode: None, tcp: TcpOptions::default() };
         match Socket::bind(wanted, &options)? {
             (Socket::Tcp(listener), address) => {
                 Ok(Self { wanted: wanted.clone(), address, listener: OwnedFd::from(listener).into() })
