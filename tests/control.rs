@@ -301,7 +301,7 @@ fn health_checks_say_whether_it_lives_and_whether_clients_are_welcome() {
     let croupier = Croupier::of_command(&["--workers", "1"], &["sleep", "1000"]);
     croupier.wait_started(1);
     assert_eq!(get(&croupier, "/livez").status, 200);
-    assert_error(&get(&croupier, "/readyz"), 503, "no worker is ready");
+    assert_error(&get(&croupier, "/readyz"), 503, "0 of 1 workers are ready");
     let croupier = Croupier::demo(&["--workers", "1"]);
     croupier.wait_ready(1);
     assert_eq!(get(&croupier, "/readyz").status, 200);

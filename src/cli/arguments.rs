@@ -10,6 +10,7 @@ use clap::builder::{PathBufValueParser, TypedValueParser};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::primary::address::Address;
+use crate::primary::admin::EcvPath;
 use crate::primary::commands::Scale;
 use crate::primary::listener_spec::ListenerSpecs;
 use crate::primary::policy::PolicyKind;
@@ -45,6 +46,10 @@ pub(super) enum Command {
     Upgrade(Target),
     /// Change the number of workers of a running primary
     Scale(ScaleOptions),
+    /// Tell load balancers that a running primary is for clients again
+    Enable(Target),
+    /// Tell load balancers to leave a running primary out; it goes on serving whoever comes
+    Disable(Target),
     /// End a running primary: every client is served to the end
     Shutdown(EndOptions),
     /// End a running primary at once
@@ -209,6 +214,14 @@ pub(super) struct RunOptions {
     #[arg(long, value_name = "HOST:PORT", env = "CROUPIER_MONITOR", num_args = 0..=1,
           default_missing_value = MONITOR, value_parser = tcp_address)]
     pub(super) monitor: Option<Address>,
+
+    /// Where load balancers ask whether this primary is for clients [default: /ecv]
+    #[arg(long, value_name = "PATH", env = "CROUPIER_ECV_PATH")]
+    pub(super) ecv_path: Option<EcvPath>,
+
+    /// Whoever can connect to the monitor may enable and disable this primary there
+    #[arg(long)]
+    pub(super) ecv_control: bool,
 
     /// How log lines look [default: text]
     #[arg(long, value_name = "FORMAT", env = "CROUPIER_LOG_FORMAT")]

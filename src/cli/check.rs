@@ -1,22 +1,22 @@
 //! `croupier check`: what `run` would do, without doing it.
 
 use std::io::{self, Write};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use nix::errno::Errno;
 use nix::unistd::{AccessFlags, access};
 
 use super::arguments::RunOptions;
+use super::doors::DoorOptions;
 use super::run::APPEND_REMEDY;
-use super::{Exit, Failure, inherited, runtime_directory, settings};
-use crate::primary::address::Address;
+use super::{Exit, Failure, inherited, settings};
 use crate::primary::output::{Destination, Stream};
 use crate::primary::recycle::Recycle;
 use crate::primary::settings::Settings;
 use crate::primary::supervisor::Respawn;
 
 pub(super) fn check(options: RunOptions) -> Result<(), Failure> {
-    let (control, monitor) = (options.control.clone(), options.monitor.clone());
+    let doors = DoorOptions::of(&options);
     let settings = settings::resolve(options, inherited::find()?)?;
     settings::check_listeners(&settings)?;
     find_program(&settings)?;
@@ -28,7 +28,7 @@ pub(super) fn check(options: RunOptions) -> Result<(), Failure> {
         }
     }
     // Nobody reads: nothing to do about it.
-    let _ = std::io::stdout().write_all(effective(&settings, control, monitor).as_bytes());
+    let _ = std::io::stdout().write_all(effective(&settings, &doors).as_bytes());
     Ok(())
 }
 
@@ -61,7 +61,7 @@ fn may_append(path: &Path) -> io::Result<()> {
 }
 
 /// One line per setting, in TOML (of which JSON's strings are a part).
-fn effective(settings: &Settings, control: Option<PathBuf>, monitor: Option<Address>) -> String {
+fn effective(settings: &Settings, doors: &DoorOptions) -> String {
     let text = |text: &str| serde_json::Value::from(text).to_string();
     let texts = |texts: Vec<String>| serde_json::Value::from(texts).to_string();
     let time = |time| text(&humantime::format_duration(time).to_string());
@@ -74,11 +74,8 @@ fn effective(settings: &Settings, control: Option<PathBuf>, monitor: Option<Addr
         Respawn::Never => "never",
     };
     let name = settings.name_with(None);
-    let control = control.unwrap_or_else(|| runtime_directory::socket_of(&name));
     let mut lines = vec![
         format!("name = {}", text(&name)),
-        format!("control = {}", text(&control.display().to_string())),
-        monitor.map_or("# monitor: off".into(), |it| format!("monitor = {}", text(&it.to_string()))),
         format!("listen = {}", texts(listeners.iter().map(ToString::to_string).collect())),
         format!("policy = {}", text(policy.name())),
         format!("workers = {}", plan.worker_count),
@@ -113,6 +110,7 @@ fn effective(settings: &Settings, control: Option<PathBuf>, monitor: Option<Addr
     lines.extend(bind.tcp.defer_accept_secs.map(|secs| format!("defer-accept = {secs}")));
     lines.push(format!("nodelay = {}", bind.tcp.nodelay));
     lines.extend(bind.tcp.keepalive_secs.map(|secs| format!("keepalive = {secs}")));
+    lines.extend(doors.lines(&name));
     lines.extend(bind.unix_mode.map(|mode| format!("unix-mode = \"{mode:o}\"")));
     let Recycle { after, age, rss_bytes } = settings.recycle;
     lines.extend(after.map(|it| format!("recycle-after = {}", text(&format!("{}+{}", it.base, it.jitter)))));

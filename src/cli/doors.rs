@@ -8,7 +8,7 @@ use super::run::failed;
 use super::{Exit, Failure, runtime_directory};
 use crate::primary::Primary;
 use crate::primary::address::Address;
-use crate::primary::admin::{Admin, ClaimError, ControlSocket, Doors, MonitorSocket};
+use crate::primary::admin::{Admin, ClaimError, ControlSocket, Doors, EcvOptions, MonitorSocket};
 use crate::primary::reexec::{CarriedDoors, CarriedMonitor, CarriedSocket};
 
 /// Where they are to be.
@@ -18,11 +18,26 @@ pub(super) struct DoorOptions {
     control: Option<PathBuf>,
     /// `None`: there is no monitor.
     monitor: Option<Address>,
+    ecv: EcvOptions,
 }
 
 impl DoorOptions {
     pub(super) fn of(options: &RunOptions) -> Self {
-        Self { control: options.control.clone(), monitor: options.monitor.clone() }
+        let ecv = EcvOptions { path: options.ecv_path.clone().unwrap_or_default(), is_control: options.ecv_control };
+        Self { control: options.control.clone(), monitor: options.monitor.clone(), ecv }
+    }
+
+    /// What is in force, in TOML, for the primary `name`.
+    pub(super) fn lines(&self, name: &str) -> Vec<String> {
+        let text = |text: &dyn std::fmt::Display| serde_json::Value::from(text.to_string()).to_string();
+        let control = self.control.clone().unwrap_or_else(|| runtime_directory::socket_of(name));
+        let monitor = self.monitor.as_ref();
+        vec![
+            format!("control = {}", text(&control.display())),
+            monitor.map_or("# monitor: off".into(), |address| format!("monitor = {}", text(address))),
+            format!("ecv-path = {}", text(&self.ecv.path)),
+            format!("ecv-control = {}", self.ecv.is_control),
+        ]
     }
 }
 
@@ -46,7 +61,8 @@ pub(super) fn open(primary: &mut Primary, options: DoorOptions, carried: Carried
             monitor.address()
         );
     }
-    Admin::start(Doors { control, monitor }, primary.remote()).map_err(failed("serve the control socket"))
+    Admin::start(Doors { control, monitor, ecv: options.ecv }, primary.remote())
+        .map_err(failed("serve the control socket"))
 }
 
 /// One that was bound for another address is closed: the configuration has changed in the meantime.

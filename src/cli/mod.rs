@@ -66,6 +66,8 @@ pub fn main() -> ExitCode {
         Command::Reload(target) => client::reload(&target),
         Command::Upgrade(target) => client::upgrade(&target),
         Command::Scale(options) => client::scale(&options),
+        Command::Enable(target) => client::enable(&target),
+        Command::Disable(target) => client::disable(&target),
         Command::Shutdown(options) => client::shutdown(&options),
         Command::Stop(options) => client::stop(&options),
         Command::Demo(options) => demo::demo(&options),

@@ -18,7 +18,7 @@ use mio::{Registry, Token, Waker};
 
 use super::events::{self, Event, Subscriber};
 use super::settings::{self, Settings, Variable, WORKERS_MAX};
-use super::status::{Glance, Scaled, Status};
+use super::status::{Enabled, Glance, Scaled, Status};
 #[cfg(doc)]
 use super::supervisor::Plan;
 use super::supervisor::Stop;
@@ -45,6 +45,8 @@ pub enum Command {
     Scale(Scale, Answer<Result<Scaled, Refused>>),
     /// End. The answer comes at once.
     Stop(Stop, Answer<()>),
+    /// Be for clients, or not: what load balancers are told. Dealing goes on. The answer comes at once.
+    SetEnabled(bool, Answer<Enabled>),
     /// Start one worker more, of the command without a group, with these variables besides. It has a slot of its own,
     /// and who is started there later has the same ones. The answer comes once its process runs, or does not.
     Fork(Vec<Variable>, Answer<Result<WorkerId, Refused>>),

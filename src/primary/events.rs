@@ -121,6 +121,10 @@ pub enum Event {
         /// How many.
         workers: u32,
     },
+    /// This primary is for clients again.
+    Enable,
+    /// This primary is to be left out by whoever sends it clients.
+    Disable,
     /// This reader was too slow, and events that came here are missing.
     Lost {
         /// How many.

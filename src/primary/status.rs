@@ -1,6 +1,8 @@
 //! What `GET /status` says, as plain data. Filled by the event loop from the register. Names are stable: fields are
 //! only ever added. Numbers count from the start of the primary (or of the worker), unless the name says otherwise.
 
+use std::net::SocketAddr;
+
 use serde::{Deserialize, Serialize};
 
 /// Everything about one primary.
@@ -22,6 +24,10 @@ pub struct Status {
     pub generation: u32,
     /// Whether a stop is under way.
     pub state: State,
+    /// Whether it is for clients, as load balancers are told. It deals either way.
+    pub enabled: bool,
+    /// Since when it is, or is not.
+    pub enabled_since_unix_seconds: u64,
     /// How many workers there should be. Those that finish are among `workers` too.
     pub workers_wanted: u32,
     /// By id: every worker whose process has not ended.
@@ -139,6 +145,19 @@ pub struct Glance {
     pub workers: u32,
     /// Connections accepted.
     pub accepted: u64,
+    /// Whether it is for clients.
+    pub enabled: Enabled,
+    /// Of the first listener, with the real port; `None`: it has none of IP.
+    pub address: Option<SocketAddr>,
+}
+
+/// Whether a primary is for clients, as load balancers are told.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Enabled {
+    /// It is.
+    pub is_enabled: bool,
+    /// Since when it is, or is not.
+    pub since_unix_seconds: u64,
 }
 
 /// A change of the number of workers.

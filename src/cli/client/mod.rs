@@ -1,4 +1,4 @@
-//! The client commands: `status`, `reload`, `upgrade`, `scale`, `shutdown`, `stop`. They find a primary, ask it over
+//! The client commands: `status`, `reload`, `upgrade`, `scale`, `enable`, `disable`, `shutdown`, `stop`. They find a primary, ask it over
 //! its control socket, and say what it answered.
 
 mod connection;
@@ -75,6 +75,20 @@ pub(super) fn scale(options: &ScaleOptions) -> Result<(), Failure> {
     let reply = connect(&options.target)?.post("/scale", &body, ANSWER_TIMEOUT)?;
     let scaled: Scaled = read(expect_success(&reply)?)?;
     write(&format!("workers: {} -> {}\n", scaled.workers_before, scaled.workers));
+    Ok(())
+}
+
+pub(super) fn enable(target: &Target) -> Result<(), Failure> {
+    set_enabled(target, "/ecv/enable", "enabled: load balancers are told that it is for clients\n")
+}
+
+pub(super) fn disable(target: &Target) -> Result<(), Failure> {
+    set_enabled(target, "/ecv/disable", "disabled: load balancers are told to leave it out; it goes on serving\n")
+}
+
+fn set_enabled(target: &Target, path: &str, done: &str) -> Result<(), Failure> {
+    expect_success(&connect(target)?.post(path, &Value::Null, ANSWER_TIMEOUT)?)?;
+    write(done);
     Ok(())
 }
 

@@ -120,6 +120,7 @@ impl Heard {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::primary::status::Enabled;
 
     const GLANCE: Glance = Glance {
         state: State::Running,
@@ -128,6 +129,8 @@ mod tests {
         workers_wanted: 2,
         workers: 2,
         accepted: 0,
+        enabled: Enabled { is_enabled: true, since_unix_seconds: 0 },
+        address: None,
     };
     const NOW: Duration = Duration::from_micros(1500);
 

@@ -16,8 +16,8 @@ use axum::http::{HeaderMap, HeaderName, StatusCode, Uri, Version};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 
-use super::Door;
 use super::problem::Problem;
+use super::{Door, EcvOptions, own_name};
 
 /// Who asks.
 #[derive(Debug, Clone, Copy)]
@@ -30,7 +30,11 @@ pub(super) enum Asker {
         is_allowed: bool,
     },
     /// At the monitor address.
-    Client(SocketAddr),
+    Client {
+        client: SocketAddr,
+        /// Which of this machine's addresses it connected to.
+        asked_at: SocketAddr,
+    },
 }
 
 /// What one door lets in.
@@ -39,21 +43,25 @@ pub(super) struct Gate {
     door: Door,
     /// The names that this machine is asked under, besides its IP addresses.
     hosts: Vec<String>,
+    /// The paths to post to at the monitor.
+    to_post: Vec<String>,
 }
 
 impl Gate {
     pub(super) fn control() -> Self {
-        Self { door: Door::Control, hosts: own_names() }
+        Self { door: Door::Control, hosts: own_names(), to_post: Vec::new() }
     }
 
     /// `host` is what the monitor was told to bind: a name of this machine, whatever else it is called.
-    pub(super) fn monitor(host: Option<&str>) -> Self {
-        Self { door: Door::Monitor, hosts: own_names().into_iter().chain(host.map(str::to_owned)).collect() }
+    pub(super) fn monitor(host: Option<&str>, ecv: &EcvOptions) -> Self {
+        let hosts = own_names().into_iter().chain(host.map(str::to_owned)).collect();
+        let to_post = if ecv.is_control { vec![ecv.path.to_enable(), ecv.path.to_disable()] } else { Vec::new() };
+        Self { door: Door::Monitor, hosts, to_post }
     }
 
     fn check(&self, request: &Request) -> Result<(), Problem> {
         match request.extensions().get::<Asker>() {
-            Some(Asker::Process { is_allowed: true, .. } | Asker::Client(_)) => {}
+            Some(Asker::Process { is_allowed: true, .. } | Asker::Client { .. }) => {}
             Some(Asker::Process { uid, .. }) => {
                 let error = format!("uid {uid} may not control this primary");
                 return Err(Problem::new(StatusCode::FORBIDDEN, error));
@@ -70,6 +78,7 @@ impl Gate {
         check_origin(request.headers())?;
         match self.door {
             Door::Control => Ok(()),
+            Door::Monitor if self.to_post.iter().any(|path| path == request.uri().path()) => Ok(()),
             Door::Monitor => {
                 let error = format!("{} is for the control socket only", request.method());
                 Err(Problem::new(StatusCode::FORBIDDEN, error))
@@ -143,15 +152,24 @@ fn only<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Result<Option<&'a str>
 }
 
 fn own_names() -> Vec<String> {
-    let name = nix::unistd::gethostname().ok().and_then(|name| name.into_string().ok());
-    std::iter::once("localhost".to_owned()).chain(name).collect()
+    std::iter::once("localhost".to_owned()).chain(own_name()).collect()
+}
+
+impl Asker {
+    /// Which of this machine's addresses it knows.
+    pub(super) fn asked_at(self) -> Option<SocketAddr> {
+        match self {
+            Asker::Process { .. } => None,
+            Asker::Client { asked_at, .. } => Some(asked_at),
+        }
+    }
 }
 
 impl fmt::Display for Asker {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Asker::Process { uid, pid, .. } => write!(f, "uid={uid} pid={pid}"),
-            Asker::Client(address) => write!(f, "address={address}"),
+            Asker::Client { client, .. } => write!(f, "address={client}"),
         }
     }
 }

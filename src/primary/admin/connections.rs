@@ -21,8 +21,7 @@ use tokio::time::{sleep, timeout};
 use tokio_io_timeout::TimeoutStream;
 
 use super::admission::{Asker, Gate};
-use super::desk::Desk;
-use super::{Door, MonitorSocket, routes};
+use super::{Door, EcvOptions, MonitorSocket, routes};
 use crate::primary::commands::Remote;
 
 /// Connections of the control socket served at once. Above it clients wait in the socket's backlog, until one ends or
@@ -45,11 +44,12 @@ const LAST_ANSWERS: Duration = Duration::from_millis(200);
 pub(super) async fn serve(
     control: StdListener,
     monitor: Option<MonitorSocket>,
+    ecv: &EcvOptions,
     remote: &Remote,
     ended: oneshot::Receiver<()>,
 ) -> io::Result<()> {
-    let control = Entrance::control(control, remote)?;
-    let monitor = monitor.map(|monitor| Entrance::monitor(monitor, remote)).transpose()?;
+    let control = Entrance::control(control, ecv, remote)?;
+    let monitor = monitor.map(|monitor| Entrance::monitor(monitor, ecv, remote)).transpose()?;
     let at_monitor = async {
         match &monitor {
             Some(monitor) => monitor.accept_all().await,
@@ -87,19 +87,20 @@ enum Listening {
 }
 
 impl Entrance {
-    fn control(listener: StdListener, remote: &Remote) -> io::Result<Self> {
+    fn control(listener: StdListener, ecv: &EcvOptions, remote: &Remote) -> io::Result<Self> {
         let listening = Listening::Control(UnixListener::from_std(listener)?);
-        Ok(Self::new(Door::Control, listening, Gate::control(), CONTROL_CONNECTIONS_MAX, remote))
+        let router = routes::router(Door::Control, Gate::control(), ecv, remote.clone());
+        Ok(Self::new(Door::Control, listening, router, CONTROL_CONNECTIONS_MAX))
     }
 
-    fn monitor(socket: MonitorSocket, remote: &Remote) -> io::Result<Self> {
-        let gate = Gate::monitor(socket.host());
+    fn monitor(socket: MonitorSocket, ecv: &EcvOptions, remote: &Remote) -> io::Result<Self> {
+        let gate = Gate::monitor(socket.host(), ecv);
+        let router = routes::router(Door::Monitor, gate, ecv, remote.clone());
         let listening = Listening::Monitor(TcpListener::from_std(socket.into_listener())?);
-        Ok(Self::new(Door::Monitor, listening, gate, MONITOR_CONNECTIONS_MAX, remote))
+        Ok(Self::new(Door::Monitor, listening, router, MONITOR_CONNECTIONS_MAX))
     }
 
-    fn new(door: Door, listening: Listening, gate: Gate, places_max: u32, remote: &Remote) -> Self {
-        let router = routes::router(door, gate, Desk::new(door, remote.clone()));
+    fn new(door: Door, listening: Listening, router: Router, places_max: u32) -> Self {
         Self { door, listening, router, places: Arc::new(Semaphore::new(places_max as usize)), places_max }
     }
 
@@ -123,7 +124,9 @@ impl Entrance {
             }
             Listening::Monitor(listener) => {
                 let (stream, client) = listener.accept().await?;
-                tokio::spawn(serve_one(stream, Asker::Client(client), router, place));
+                if let Ok(asked_at) = stream.local_addr() {
+                    tokio::spawn(serve_one(stream, Asker::Client { client, asked_at }, router, place));
+                }
             }
         }
         Ok(())

@@ -14,6 +14,8 @@ use crate::primary::commands::{Answer, Command, Remote, Unsent};
 
 /// How long the event loop may take to answer, but for a reload, whose answer is its end. Then: 504.
 pub(super) const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long it may take to answer a health check. Then: 504.
+pub(super) const ALIVE_TIMEOUT: Duration = Duration::from_secs(2);
 /// Questions of the control socket that wait for the event loop at once; more wait for their turn. Both doors together
 /// leave some of `COMMANDS_MAX` to others.
 const CONTROL_QUESTIONS_MAX: usize = 32;

@@ -10,6 +10,7 @@
 //!   monitor      the socket of the monitor address
 //!   connections  accepting, the limits, who asks
 //!   admission    who may ask what at which door
+//!   ecv          what a load balancer asks
 //!   routes       requests to commands, answers to JSON
 //!   desk         questions to the event loop, a bounded number at once for each door
 //!   problem      answers that nobody asked for
@@ -18,6 +19,7 @@
 mod admission;
 mod connections;
 mod desk;
+mod ecv;
 mod monitor;
 mod problem;
 mod routes;
@@ -34,6 +36,7 @@ use tokio::sync::oneshot;
 use super::address::Address;
 use super::commands::Remote;
 use crate::sys::signals;
+pub use ecv::{BadPath, EcvOptions, EcvPath};
 pub use monitor::MonitorSocket;
 pub use socket::{ClaimError, ControlSocket, is_alive};
 
@@ -65,6 +68,8 @@ pub struct Doors {
     pub control: ControlSocket,
     /// For everybody who can connect, if it was asked for.
     pub monitor: Option<MonitorSocket>,
+    /// For the load balancer in front, at both.
+    pub ecv: EcvOptions,
 }
 
 /// A running admin server. Dropping it ends it: answers under way get a moment, the socket file goes.
@@ -82,7 +87,7 @@ impl Admin {
     /// # Errors
     /// Those of epoll_create(2) and pthread_create(3): out of descriptors, memory or threads.
     pub fn start(doors: Doors, remote: Remote) -> io::Result<Self> {
-        let Doors { mut control, monitor } = doors;
+        let Doors { mut control, monitor, ecv } = doors;
         let address = monitor.as_ref().map(|monitor| monitor.address().clone());
         let listener = control.take_listener()?;
         let runtime = runtime::Builder::new_current_thread().enable_io().enable_time().build()?;
@@ -90,7 +95,7 @@ impl Admin {
         let thread = std::thread::Builder::new().name("croupier-admin".into()).stack_size(STACK_BYTES);
         let thread = thread.spawn(move || {
             let served = signals::block_all_in_this_thread()
-                .and_then(|()| runtime.block_on(connections::serve(listener, monitor, &remote, ended)));
+                .and_then(|()| runtime.block_on(connections::serve(listener, monitor, &ecv, &remote, ended)));
             if let Err(error) = served {
                 log::error!("the admin server is out of order: {error} [dealing goes on]");
             }
@@ -118,4 +123,9 @@ impl Drop for Admin {
             let _ = thread.join();
         }
     }
+}
+
+/// The name of this machine. Source: gethostname(2).
+fn own_name() -> Option<String> {
+    nix::unistd::gethostname().ok()?.into_string().ok()
 }

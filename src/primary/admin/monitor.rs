@@ -27,7 +27,8 @@ impl MonitorSocket {
     /// # Errors
     /// Those of getaddrinfo(3), socket(2), bind(2) and listen(2); `InvalidInput` if the address is not one of TCP.
     pub fn bind(wanted: &Address) -> io::Result<Self> {
-        let options = BindOptions { backlog: BACKLOG, ipv6_only: false, unix_mode: None, tcp: TcpOptions::default() };
+        let tcp = TcpOptions { nodelay: true, ..TcpOptions::default() };
+        let options = BindOptions { backlog: BACKLOG, ipv6_only: false, unix_mode: None, tcp };
         match Socket::bind(wanted, &options)? {
             (Socket::Tcp(listener), address) => {
                 Ok(Self { wanted: wanted.clone(), address, listener: OwnedFd::from(listener).into() })

@@ -13,11 +13,11 @@ use serde::Deserialize;
 use serde_json::json;
 use tokio::time::timeout;
 
-use super::Door;
 use super::admission::{Gate, admit};
-use super::desk::{ANSWER_TIMEOUT, Desk};
+use super::desk::{ALIVE_TIMEOUT, ANSWER_TIMEOUT, Desk};
 use super::problem::{Answered, Problem};
-use crate::primary::commands::{Command, Scale, Signal};
+use super::{Door, EcvOptions, ecv};
+use crate::primary::commands::{Command, Remote, Scale, Signal};
 use crate::primary::status::{self, Glance, Scaled, Status};
 use crate::primary::supervisor::Stop;
 use crate::protocol::ids::WorkerId;
@@ -26,16 +26,19 @@ use crate::protocol::ids::WorkerId;
 const BODY_MAX_BYTES: usize = 64 * 1024;
 /// How long the body of a request may take. Then: 408.
 const BODY_TIMEOUT: Duration = Duration::from_secs(3);
-/// How long the event loop may take to answer a health check. Then: 504.
-const ALIVE_TIMEOUT: Duration = Duration::from_secs(2);
+/// What the paths of the admin API begin with; those of ECV must not.
+pub(super) const FIRST_SEGMENTS: [&str; 11] =
+    ["status", "metrics", "events", "livez", "readyz", "reload", "upgrade", "scale", "shutdown", "stop", "workers"];
 
 /// Everything that one door offers.
-pub(super) fn router(door: Door, gate: Gate, desk: Desk) -> Router {
+pub(super) fn router(door: Door, gate: Gate, ecv: &EcvOptions, remote: Remote) -> Router {
+    let desk = Desk::new(door, remote);
     let router = match door {
         Door::Control => to_read().merge(to_control()),
         Door::Monitor => to_read(),
     };
     router
+        .merge(ecv::routes(door, ecv, desk.clone()))
         .fallback(no_such_path)
         .method_not_allowed_fallback(no_such_method)
         .layer(from_fn_with_state(Arc::new(gate), admit))
@@ -69,13 +72,16 @@ async fn livez(State(desk): State<Desk>) -> Answered<Json<serde_json::Value>> {
     Ok(Json(json!({ "alive": true })))
 }
 
-/// New clients are welcome.
+/// New clients are welcome: enabled, not stopping, and no fewer workers ready than there should be.
 async fn readyz(State(desk): State<Desk>) -> Answered<Json<serde_json::Value>> {
-    let Glance { state, workers_ready, .. } = desk.ask_within(ALIVE_TIMEOUT, Command::Glance).await?;
+    let Glance { state, enabled, workers_ready, workers_wanted, .. } =
+        desk.ask_within(ALIVE_TIMEOUT, Command::Glance).await?;
+    let not_ready = |why: String| Err(Problem::new(StatusCode::SERVICE_UNAVAILABLE, why));
     match state {
-        status::State::Stopping => Err(Problem::new(StatusCode::SERVICE_UNAVAILABLE, "croupier is stopping")),
-        status::State::Running if workers_ready == 0 => {
-            Err(Problem::new(StatusCode::SERVICE_UNAVAILABLE, "no worker is ready"))
+        status::State::Stopping => not_ready("croupier is stopping".into()),
+        status::State::Running if !enabled.is_enabled => not_ready("it is disabled: see `croupier enable`".into()),
+        status::State::Running if workers_ready < workers_wanted.max(1) => {
+            not_ready(format!("{workers_ready} of {workers_wanted} workers are ready"))
         }
         status::State::Running => Ok(Json(json!({ "ready": true, "workers_ready": workers_ready }))),
     }

@@ -2,11 +2,11 @@
 
 use crossbeam_channel::Receiver;
 
-use super::Primary;
+use super::{Primary, unix_seconds};
 use crate::primary::commands::{Answer, Command, Refused, Remote, Scale};
 use crate::primary::events;
 use crate::primary::settings::{Variable, WORKERS_MAX};
-use crate::primary::status::Scaled;
+use crate::primary::status::{Enabled, Scaled};
 use crate::primary::supervisor::{Event, ReloadEnd};
 use crate::protocol::ids::WorkerId;
 use crate::sys::signals::Signal;
@@ -84,6 +84,7 @@ impl Primary {
                 answer.give(());
                 self.decide(Event::StopRequested(stop));
             }
+            Command::SetEnabled(is_enabled, answer) => answer.give(self.set_enabled(is_enabled)),
             Command::Fork(variables, answer) => answer.give(self.fork(variables)),
             Command::Change(change, answer) => {
                 change.make(&mut self.settings);
@@ -142,6 +143,19 @@ impl Primary {
         self.forked.retain(|slot, _| slot.0 < workers);
         self.decide(Event::ScaleRequested(workers));
         Ok(Scaled { workers_before, workers })
+    }
+
+    fn set_enabled(&mut self, is_enabled: bool) -> Enabled {
+        if self.enabled.is_enabled != is_enabled {
+            self.enabled = Enabled { is_enabled, since_unix_seconds: unix_seconds() };
+            let (what, event) = match is_enabled {
+                true => ("enabled", events::Event::Enable),
+                false => ("disabled", events::Event::Disable),
+            };
+            log::info!("{what} [load balancers are told so; dealing goes on]");
+            self.subscribers.tell(|| event);
+        }
+        self.enabled
     }
 
     /// The supervisor hears of it once the process runs: if it does not, whoever asked knows, and nobody tries again.

@@ -19,6 +19,7 @@ use super::listeners::{BindError, Counters, Listener};
 use super::output::{OpenError, Outputs};
 use super::reexec::{CarriedDoors, Trial};
 use super::settings::{Inherited, Settings, Variable, WORKERS_MAX};
+use super::status::Enabled;
 use super::supervisor::{Event, Outcome, Stop, Supervisor};
 use super::workers::{Register, Worker};
 use crate::protocol::ids::{LaneId, Slot, WorkerId};
@@ -46,6 +47,8 @@ const UNASKED_AFTER: Duration = Duration::from_secs(2);
 pub struct Primary {
     name: String,
     started_unix_seconds: u64,
+    /// Whether it is for clients, as load balancers are told.
+    enabled: Enabled,
     settings: Settings,
     poll: Poll,
     signals: Option<Signals>,
@@ -154,10 +157,11 @@ impl Primary {
 
     fn new(settings: Settings, poll: Poll, outputs: Outputs) -> io::Result<Self> {
         let now = Monotonic::now();
-        let since_epoch = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+        let started_unix_seconds = unix_seconds();
         Ok(Self {
             name: String::new(),
-            started_unix_seconds: since_epoch.as_secs(),
+            started_unix_seconds,
+            enabled: Enabled { is_enabled: true, since_unix_seconds: started_unix_seconds },
             commands: Inbox::new(poll.registry(), Source::Commands.token())?,
             reload_requests: ReloadRequests::default(),
             forked: BTreeMap::new(),
@@ -421,4 +425,9 @@ impl Primary {
         let trial = self.trial.as_ref().map(|trial| trial.process().pid());
         while process::reap_stranger(|pid| self.workers.has_process(pid) || trial == Some(pid)).is_some() {}
     }
+}
+
+/// Now, for people.
+fn unix_seconds() -> u64 {
+    SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs()
 }

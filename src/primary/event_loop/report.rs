@@ -26,6 +26,8 @@ impl Primary {
             upgrades: self.upgrade_count,
             generation: self.supervisor.generation(),
             state: self.state(),
+            enabled: self.enabled.is_enabled,
+            enabled_since_unix_seconds: self.enabled.since_unix_seconds,
             workers_wanted: self.supervisor.worker_count(),
             workers: self.workers.iter().map(of_worker).collect(),
             counters: Counters {
@@ -48,6 +50,8 @@ impl Primary {
             workers_wanted: self.supervisor.worker_count(),
             workers: self.workers.iter().count() as u32,
             accepted: self.sequence,
+            enabled: self.enabled,
+            address: self.listeners.iter().find(|it| !it.is_gone()).and_then(|it| it.address().socket_addr()),
         }
     }
 

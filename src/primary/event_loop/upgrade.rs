@@ -31,6 +31,7 @@ impl Primary {
         primary.sequence = state.sequence;
         primary.upgrade_count = state.upgrade_count;
         (primary.started_at, primary.started_unix_seconds) = (state.started_at, state.started_unix_seconds);
+        primary.enabled = state.enabled.unwrap_or(primary.enabled);
         primary.supervisor = state.supervisor;
         primary.supervisor.set_plan(primary.settings.plan);
         let policy_named = |name: &str| primary.settings.policy_named(name);
@@ -136,6 +137,7 @@ impl Primary {
             slot_starts: self.workers.slot_starts(),
             name: self.name.clone(),
             started_unix_seconds: self.started_unix_seconds,
+            enabled: Some(self.enabled),
             control: control.map(|it| (baggage.pack(it.socket.as_fd()), it.path.clone(), it.identity)),
             monitor: monitor.map(|it| (baggage.pack(it.socket.as_fd()), it.wanted.to_string())),
             open_files: self.settings.open_files,

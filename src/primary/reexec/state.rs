@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{CarriedDoors, CarriedMonitor, CarriedSocket, baggage};
 use crate::primary::address::Address;
+use crate::primary::status::Enabled;
 use crate::primary::supervisor::Supervisor;
 use crate::primary::{listeners, output, workers};
 use crate::protocol::ids::Slot;
@@ -46,6 +47,9 @@ pub struct State {
     pub name: String,
     /// When the first image was started, for people.
     pub started_unix_seconds: u64,
+    /// Whether it is for clients; `None`: the image that wrote this did not know.
+    #[serde(default)]
+    pub enabled: Option<Enabled>,
     /// See [`CarriedSocket`]: descriptor, path, device and inode.
     pub control: Option<(RawFd, PathBuf, (u64, u64))>,
     /// See [`CarriedMonitor`]: descriptor, and the address as it was asked for.
