@@ -302,6 +302,7 @@ fn http_stays_out_of_the_event_loop(source: &Source) -> Vec<Finding> {
 }
 
 const PURE_FILES: &[&str] = &[
+    "src/primary/events/json.rs",
     "src/primary/scheduler.rs",
     "src/primary/policy/mod.rs",
     "src/primary/policy/least_connections.rs",

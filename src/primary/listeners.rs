@@ -56,8 +56,10 @@ pub struct Listener {
     pub is_asked_for: bool,
 }
 
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug)]
 struct Rest {
+    /// What failed, and why, the last time.
+    why: String,
     /// `None`: it is over, and whether it helped is not known yet.
     until: Option<Monotonic>,
 }
@@ -356,7 +358,7 @@ impl Listener {
 
     /// Whether it is worth calling [`next`](Self::next) now.
     pub fn may_have_connections(&self, now: Monotonic) -> bool {
-        if self.rest.and_then(|rest| rest.until).is_some_and(|until| now < until) {
+        if self.rest.as_ref().and_then(|rest| rest.until).is_some_and(|until| now < until) {
             return false;
         }
         !self.returned.is_empty() || self.readable && !self.is_shared() && self.socket.is_some()
@@ -442,15 +444,22 @@ impl Listener {
 
     /// Rests until `until`, whatever there is to deal. Says so once, until [`resume`](Self::resume).
     pub fn rest(&mut self, what: &str, error: &io::Error, until: Monotonic) -> Next {
-        if self.rest.replace(Rest { until: Some(until) }).is_none() {
-            log::warn!("listener={} {what}: {error} [clients wait in the backlog; trying again]", self.address);
+        let why = format!("{what}: {error}");
+        if self.rest.is_none() {
+            log::warn!("listener={} {why} [clients wait in the backlog; trying again]", self.address);
         }
+        self.rest = Some(Rest { why, until: Some(until) });
         Next::Resting
     }
 
     /// Nothing is dealt for a while, for want of descriptors or memory.
     pub fn is_resting(&self) -> bool {
         self.rest.is_some()
+    }
+
+    /// What failed, and why, if it rests.
+    pub fn rests_because(&self) -> Option<&str> {
+        self.rest.as_ref().map(|rest| rest.why.as_str())
     }
 
     /// There is enough of everything again.
@@ -496,7 +505,7 @@ impl Listener {
             Some(Ending::Quieting { until }) => Some(until),
             Some(Ending::Emptying) | None => None,
         };
-        let rested_at = self.rest.and_then(|rest| rest.until);
+        let rested_at = self.rest.as_ref().and_then(|rest| rest.until);
         [rested_at, quiet_at, self.returned.deadline(redeal_timeout)].into_iter().flatten().min()
     }
 

@@ -6,6 +6,7 @@ use std::os::fd::{AsFd, RawFd};
 use std::sync::Arc;
 
 use super::dialect::native::{self, Native};
+use super::events::Who;
 use super::hearing::Hearing;
 use super::lanes::{self, Figures, Lane, Phase};
 use super::lifecycle::{Event, OutOfTurn, State};
@@ -264,6 +265,11 @@ impl Worker {
             lanes: lanes.collect::<io::Result<_>>()?,
             board,
         })
+    }
+
+    /// As events tell of it.
+    pub fn who(&self) -> Who {
+        Who { worker: self.id, slot: self.slot, pid: self.process.pid(), generation: self.generation }
     }
 
     /// Where it stands.

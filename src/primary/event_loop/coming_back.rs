@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use super::Primary;
 use super::effects::DUE_AGAIN;
+use crate::primary::events;
 use crate::primary::lanes::Phase;
 use crate::primary::returned::{self, CameBack, Reason};
 use crate::primary::room::Impossible;
@@ -107,13 +108,20 @@ impl Primary {
     /// Takes everything back that the worker has not taken. Returns how much that was.
     fn reclaim(&mut self, id: WorkerId, lane_id: LaneId, reason: Reason) -> usize {
         let Some(lane) = self.workers.lane_mut(id, lane_id) else { return 0 };
-        let returned = &mut self.listeners[lane.listener].returned;
+        let listener = &mut self.listeners[lane.listener];
         let mut count = 0;
-        while returned.may_hold_more()
+        while listener.returned.may_hold_more()
             && let Some((record, connection)) = lane.reclaim_one()
         {
-            returned.hold(record, connection, came_back(reason, id));
+            listener.returned.hold(record, connection, came_back(reason, id));
             count += 1;
+        }
+        if count > 0
+            && let Some(worker) = self.workers.get(id)
+        {
+            let address = listener.address().to_string();
+            let reclaimed = || events::Event::Reclaimed { worker: id, address, count: count as u64 };
+            self.subscribers.tell_of(worker.who(), reclaimed);
         }
         count
     }

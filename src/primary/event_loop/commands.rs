@@ -60,6 +60,15 @@ impl Primary {
         receiver
     }
 
+    /// The lines of everything that happens from the first worker on, if it is called before [`run`](Self::run); at
+    /// most `capacity` at a time. `wake` is called in the event loop whenever there is a new one, and at the end: it
+    /// must not wait for anybody. Drop the receiver to end it.
+    pub fn observe(&mut self, capacity: usize, wake: impl Fn() + Send + 'static) -> Receiver<events::Line> {
+        let (observer, receiver) = events::observation(capacity, wake);
+        self.subscribers.add_observer(observer);
+        receiver
+    }
+
     pub(super) fn hear_commands(&mut self) {
         for _ in 0..COMMANDS_PER_TURN {
             match self.commands.next() {

@@ -107,8 +107,8 @@ impl Primary {
         }
         worker.hello_pid = i32::try_from(pid).ok();
         worker.open_files_max = open_files_max;
+        self.subscribers.tell_of(worker.who(), || events::Event::Online { worker: id });
         log::debug!("worker={id} pid={pid} online open_files_max={open_files_max}");
-        self.subscribers.tell(|| events::Event::Online { worker: id });
         let is_late = worker.state() == State::Draining;
         let (slot, generation, idle_timeout) = (worker.slot, worker.generation, self.settings.idle_timeout);
         let welcome = Welcome { worker: id, slot, generation, idle_timeout };
@@ -136,7 +136,7 @@ impl Primary {
     pub(super) fn disconnected(&mut self, id: WorkerId) {
         let Some(worker) = self.workers.get_mut(id).filter(|it| it.state() != State::Disconnected) else { return };
         let voluntary = worker.is_voluntary;
-        self.subscribers.tell(|| events::Event::Disconnect { worker: id, voluntary });
+        self.subscribers.tell_of(worker.who(), || events::Event::Disconnect { worker: id, voluntary });
         let fd = worker.dialect.as_fd().as_raw_fd();
         let _ = self.poll.registry().deregister(&mut SourceFd(&fd));
         let _ = worker.apply(lifecycle::Event::ChannelEnded);

@@ -12,7 +12,7 @@ use nix::errno::Errno;
 use super::Primary;
 use super::token::Source;
 use crate::primary::dialect::native::Native;
-use crate::primary::events;
+use crate::primary::events::{self, Who};
 use crate::primary::lanes::Figures;
 use crate::primary::lifecycle;
 use crate::primary::output::Stream;
@@ -85,7 +85,8 @@ impl Primary {
         self.last_failure = None;
         log::info!("worker={id} pid={pid} slot={slot} started");
         let generation = self.supervisor.generation();
-        self.subscribers.tell(|| events::Event::Fork { worker: id, slot, pid, generation });
+        let who = Who { worker: id, slot, pid, generation };
+        self.subscribers.tell_of(who, || events::Event::Fork { worker: id, slot, pid, generation });
     }
 
     /// What went wrong, with what another user has to do with it.
@@ -176,12 +177,12 @@ impl Primary {
             if let Some(limit) = worker.limits.reached(&usage) {
                 log::info!("worker={} pid={} {limit} reached [recycling]", worker.id, worker.process.pid());
                 worker.due_since = Some(now);
-                due.push(worker.id);
+                due.push(worker.who());
             }
         }
-        for id in due {
-            self.subscribers.tell(|| events::Event::Recycle { worker: id });
-            self.decide(Event::RecycleDue(id));
+        for who in due {
+            self.subscribers.tell_of(who, || events::Event::Recycle { worker: who.worker });
+            self.decide(Event::RecycleDue(who.worker));
         }
     }
 
@@ -348,10 +349,10 @@ impl Primary {
             "worker={id} pid={pid} exited {exit} state={state} dealt={dealt} reclaimed={reclaimed} \
              taken={taken} closed={closed} untaken={untaken} {next}"
         );
-        let (worker, slot, voluntary) = (id, worker.slot, worker.is_voluntary);
-        self.subscribers.tell(|| events::Event::Exit { worker, exit, voluntary });
+        let (who, voluntary) = (worker.who(), worker.is_voluntary);
+        self.subscribers.tell_of(who, || events::Event::Exit { worker: id, exit, voluntary });
         if let Some(after) = respawn_after {
-            self.subscribers.tell(|| events::Event::Respawn { slot, after });
+            self.subscribers.tell_of(who, || events::Event::Respawn { slot: who.slot, after });
         }
         for effect in effects {
             self.carry_out(effect);

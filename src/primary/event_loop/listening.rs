@@ -317,8 +317,9 @@ impl Primary {
         if worker.apply(lifecycle::Event::Listening).is_err() {
             return self.end_worker(id, "it listens before it said hello");
         }
+        let who = worker.who();
         self.note_ready(id, &address);
-        self.subscribers.tell(|| events::Event::Listening { worker: id, address });
+        self.subscribers.tell_of(who, || events::Event::Listening { worker: id, address });
         if self.supervisor.holds_slot(id) {
             self.seat(id);
         } else if !self.supervisor.expects(id) {
@@ -336,8 +337,9 @@ impl Primary {
         if worker.apply(lifecycle::Event::Listening).is_err() {
             return self.end_worker(id, "it listens before it said hello");
         }
+        let who = worker.who();
         self.note_ready(id, &format!("{address} (a socket of its own)"));
-        self.subscribers.tell(|| events::Event::Listening { worker: id, address: address.to_owned() });
+        self.subscribers.tell_of(who, || events::Event::Listening { worker: id, address: address.to_owned() });
     }
 
     fn note_ready(&mut self, id: WorkerId, address: &str) {

@@ -19,7 +19,9 @@ impl Primary {
     /// A worker's program has said something to whoever listens.
     pub(super) fn pass_on(&mut self, worker: WorkerId, body: Body, fd: Option<OwnedFd>) {
         let fd = fd.map(Arc::new);
-        self.subscribers.tell(|| Event::Message { worker, body, fd: fd.clone() });
+        if let Some(from) = self.workers.get(worker) {
+            self.subscribers.tell_of(from.who(), || Event::Message { worker, body, fd: fd.clone() });
+        }
         if let Some(unwanted) = fd.and_then(Arc::into_inner) {
             fd_passing::close_at_once(unwanted);
         }

@@ -231,6 +231,9 @@ impl Primary {
         let mut events = Events::with_capacity(1024);
         if !std::mem::replace(&mut self.has_begun, true) {
             self.decide(Event::Begun);
+        } else {
+            let upgrades = self.upgrade_count;
+            self.subscribers.tell(|| events::Event::Upgrade { upgrades });
         }
         loop {
             self.let_time_pass();
@@ -328,6 +331,7 @@ impl Primary {
         let dealt = |listeners: &[Listener]| listeners.iter().map(|listener| listener.counters.dealt).sum::<u64>();
         let before = dealt(&self.listeners);
         for index in 0..self.listeners.len() {
+            let was_resting = self.listeners[index].is_resting();
             while self.listeners[index].may_have_connections(now) {
                 match dealing::deal(&mut self.listeners[index], &mut self.workers, &mut self.sequence, now) {
                     Stopped::NothingToDeal | Stopped::NoRoom => break,
@@ -341,11 +345,23 @@ impl Primary {
                     }
                 }
             }
+            if self.listeners[index].is_resting() != was_resting {
+                self.tell_of_rest(index);
+            }
         }
         if dealt(&self.listeners) != before {
             self.watch();
         }
         more
+    }
+
+    /// A listener has begun or ceased to rest.
+    fn tell_of_rest(&mut self, index: usize) {
+        let (address, why) = (self.listeners[index].address().to_string(), self.listeners[index].rests_because());
+        self.subscribers.tell(|| match why {
+            Some(why) => events::Event::AcceptPaused { address, why: why.to_owned() },
+            None => events::Event::AcceptResumed { address },
+        });
     }
 
     /// The end of an ending: nobody new comes, and everybody who was there is dealt.
@@ -376,6 +392,9 @@ impl Primary {
 
     fn hear_signals(&mut self) {
         while let Some(signal) = self.signals.as_ref().and_then(Signals::next) {
+            if signal != Signal::SIGCHLD {
+                self.subscribers.tell(|| events::Event::Signal { signal });
+            }
             match signal {
                 Signal::SIGTERM | Signal::SIGQUIT => self.stop(signal, Stop::Graceful),
                 Signal::SIGINT if self.interrupted => self.stop(signal, Stop::Fast),

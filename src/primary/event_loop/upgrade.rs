@@ -30,6 +30,7 @@ impl Primary {
         primary.name = state.name;
         primary.sequence = state.sequence;
         primary.upgrade_count = state.upgrade_count;
+        primary.subscribers.go_on_after(state.last_event_id);
         (primary.started_at, primary.started_unix_seconds) = (state.started_at, state.started_unix_seconds);
         primary.enabled = state.enabled.unwrap_or(primary.enabled);
         primary.supervisor = state.supervisor;
@@ -133,6 +134,7 @@ impl Primary {
             upgrade_count: self.upgrade_count + 1,
             started_at: self.started_at,
             sequence: self.sequence,
+            last_event_id: self.subscribers.last_id(),
             last_id: self.workers.last_id(),
             slot_starts: self.workers.slot_starts(),
             name: self.name.clone(),

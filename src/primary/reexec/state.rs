@@ -37,6 +37,9 @@ pub struct State {
     pub started_at: Monotonic,
     /// Connections accepted so far.
     pub sequence: u64,
+    /// The number of the last event.
+    #[serde(default)]
+    pub last_event_id: u64,
     /// The id of the last worker.
     pub last_id: u32,
     /// How many workers each slot has had.

@@ -34,17 +34,48 @@
 //! and is told how many by an [`Event::Lost`] in their place. Without subscriptions no event is made. They end with
 //! the primary, and with its image: after an upgrade in place whoever wants events subscribes again. Descriptors of
 //! messages that wait in a subscription are descriptors of this process: choose its capacity with its limit in mind.
+//!
+//! Whoever writes events down or shows them gets [`Line`]s instead ([`Primary::observe`](super::Primary::observe)).
+
+pub mod json;
+mod subscribers;
 
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crossbeam_channel::{Receiver, Sender, TrySendError, bounded};
-
 use super::supervisor::ReloadEnd;
 use crate::protocol::body::Body;
 use crate::protocol::ids::{Slot, WorkerId};
 pub use crate::sys::process::Exit;
+pub use crate::sys::signals::Signal;
+pub use subscribers::Subscriber;
+pub(super) use subscribers::{Subscribers, observation, subscription};
+
+/// An event as a line of JSON, for those who write it down or show it: see [`json`].
+#[derive(Debug, Clone)]
+pub struct Line {
+    /// Its number. Events are counted from 1 on, whoever listens, and over an upgrade in place: who misses a number has
+    /// lost an event.
+    pub id: u64,
+    /// Without a line break.
+    pub json: Arc<str>,
+    /// The signal that it tells of. SIGUSR1 is the order to open files anew: it is the first line of the new one.
+    pub signal: Option<Signal>,
+}
+
+/// A worker.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Who {
+    /// Its number.
+    pub worker: WorkerId,
+    /// Its stable place.
+    pub slot: Slot,
+    /// Its process.
+    pub pid: i32,
+    /// How many reloads there had been when it was started.
+    pub generation: u32,
+}
 
 /// Something that has happened.
 #[derive(Debug, Clone)]
@@ -125,116 +156,41 @@ pub enum Event {
     Enable,
     /// This primary is to be left out by whoever sends it clients.
     Disable,
+    /// The primary was sent a signal that means something to it.
+    Signal {
+        /// Which.
+        signal: Signal,
+    },
+    /// Nothing is dealt for a while, for want of descriptors or memory. Clients wait in the backlog.
+    AcceptPaused {
+        /// Of which listener.
+        address: String,
+        /// What failed, and why.
+        why: String,
+    },
+    /// There is enough of everything again.
+    AcceptResumed {
+        /// Of which listener.
+        address: String,
+    },
+    /// Connections were taken back from a worker that did not take them: it has stalled, has paused, or cannot be
+    /// trusted. One event for all that were taken back at once.
+    Reclaimed {
+        /// Who.
+        worker: WorkerId,
+        /// Of which listener.
+        address: String,
+        /// How many.
+        count: u64,
+    },
+    /// This is another image of the same primary, after an upgrade in place.
+    Upgrade {
+        /// How many there have been.
+        upgrades: u32,
+    },
     /// This reader was too slow, and events that came here are missing.
     Lost {
         /// How many.
         count: u64,
     },
-}
-
-/// Whoever wants to hear events.
-#[derive(Debug, Default)]
-pub(super) struct Subscribers(Vec<Subscriber>);
-
-/// The primary's side of one subscription.
-#[derive(Debug)]
-pub struct Subscriber {
-    events: Sender<Event>,
-    /// Events since the last one that found room.
-    lost: u64,
-}
-
-/// A subscription that holds at most `capacity` events, and where they come out. It ends when the receiver is dropped.
-pub(super) fn subscription(capacity: usize) -> (Subscriber, Receiver<Event>) {
-    // Events and the word of those that were lost before them go together.
-    let (events, receiver) = bounded(capacity.max(2));
-    (Subscriber { events, lost: 0 }, receiver)
-}
-
-impl Subscribers {
-    pub(super) fn add(&mut self, subscriber: Subscriber) {
-        self.0.push(subscriber);
-    }
-
-    /// Tells all of them, if there are any.
-    pub(super) fn tell(&mut self, event: impl FnOnce() -> Event) {
-        if self.0.is_empty() {
-            return;
-        }
-        let event = event();
-        self.0.retain_mut(|subscriber| subscriber.tell(&event));
-    }
-}
-
-impl Subscriber {
-    /// False: nobody reads any more.
-    fn tell(&mut self, event: &Event) -> bool {
-        if self.lost > 0 {
-            // Only this side sends: what finds room now is not taken by anybody else.
-            if self.events.capacity().is_some_and(|capacity| self.events.len() + 2 > capacity) {
-                self.lost += 1;
-                return true;
-            }
-            let told = self.events.try_send(Event::Lost { count: self.lost });
-            self.lost = 0;
-            if told.is_err() {
-                return false;
-            }
-        }
-        match self.events.try_send(event.clone()) {
-            Ok(()) => true,
-            Err(TrySendError::Full(_)) => {
-                self.lost = 1;
-                true
-            }
-            Err(TrySendError::Disconnected(_)) => false,
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn online(id: u32) -> impl FnOnce() -> Event {
-        move || Event::Online { worker: WorkerId(id) }
-    }
-
-    /// Ids, and losses as negative numbers.
-    fn heard(events: &Receiver<Event>) -> Vec<i64> {
-        let number = |event| match event {
-            Event::Online { worker } => worker.0.into(),
-            Event::Lost { count } => -(count as i64),
-            other => panic!("nobody told {other:?}"),
-        };
-        events.try_iter().map(number).collect()
-    }
-
-    #[test]
-    fn a_slow_reader_loses_events_and_hears_how_many_in_their_place() {
-        let mut subscribers = Subscribers::default();
-        let (subscriber, slow) = subscription(3);
-        subscribers.add(subscriber);
-        let (subscriber, fast) = subscription(100);
-        subscribers.add(subscriber);
-        (1..=7).for_each(|id| subscribers.tell(online(id)));
-        assert!(matches!(slow.try_recv(), Ok(Event::Online { worker: WorkerId(1) })));
-        subscribers.tell(online(8));
-        assert_eq!(heard(&slow), [2, 3], "no room yet for the loss and what comes after it");
-        subscribers.tell(online(9));
-        assert_eq!(heard(&slow), [-5, 9]);
-        (10..=11).for_each(|id| subscribers.tell(online(id)));
-        assert_eq!(heard(&slow), [10, 11]);
-        assert_eq!(heard(&fast), (1..=11).collect::<Vec<_>>(), "whatever the other one does");
-    }
-
-    #[test]
-    fn nothing_is_made_for_nobody() {
-        let mut subscribers = Subscribers::default();
-        let (subscriber, events) = subscription(3);
-        subscribers.add(subscriber);
-        drop(events);
-        subscribers.tell(online(1));
-        subscribers.tell(|| panic!("the only one has gone"));
-    }
 }
