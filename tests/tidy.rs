@@ -287,7 +287,8 @@ fn module_depth(inside_src: &str) -> usize {
 /// HTTP and its runtime stay with the admin thread and its client: the event loop must neither wait for them nor be
 /// compiled with them.
 const HTTP_FOLDERS: [&str; 2] = ["src/primary/admin/", "src/cli/client/"];
-const HTTP_PACKAGES: [&str; 6] = ["axum", "hyper", "hyper_util", "http_body_util", "tokio", "tokio_io_timeout"];
+const HTTP_PACKAGES: [&str; 7] =
+    ["axum", "futures_util", "hyper", "hyper_util", "http_body_util", "tokio", "tokio_io_timeout"];
 
 fn http_stays_out_of_the_event_loop(source: &Source) -> Vec<Finding> {
     let is_inside = HTTP_FOLDERS.iter().any(|folder| source.path.starts_with(folder));
@@ -302,6 +303,7 @@ fn http_stays_out_of_the_event_loop(source: &Source) -> Vec<Finding> {
 }
 
 const PURE_FILES: &[&str] = &[
+    "src/primary/admin/ring.rs",
     "src/primary/events/json.rs",
     "src/primary/scheduler.rs",
     "src/primary/policy/mod.rs",

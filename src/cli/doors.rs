@@ -61,8 +61,7 @@ pub(super) fn open(primary: &mut Primary, options: DoorOptions, carried: Carried
             monitor.address()
         );
     }
-    Admin::start(Doors { control, monitor, ecv: options.ecv }, primary.remote())
-        .map_err(failed("serve the control socket"))
+    Admin::start(Doors { control, monitor, ecv: options.ecv }, primary).map_err(failed("serve the control socket"))
 }
 
 /// One that was bound for another address is closed: the configuration has changed in the meantime.

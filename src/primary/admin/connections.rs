@@ -21,6 +21,8 @@ use tokio::time::{sleep, timeout};
 use tokio_io_timeout::TimeoutStream;
 
 use super::admission::{Asker, Gate};
+use super::desk::Desk;
+use super::feed::{Feed, Source};
 use super::{Door, EcvOptions, MonitorSocket, routes};
 use crate::primary::commands::Remote;
 
@@ -46,10 +48,13 @@ pub(super) async fn serve(
     monitor: Option<MonitorSocket>,
     ecv: &EcvOptions,
     remote: &Remote,
+    source: Source,
     ended: oneshot::Receiver<()>,
 ) -> io::Result<()> {
-    let control = Entrance::control(control, ecv, remote)?;
-    let monitor = monitor.map(|monitor| Entrance::monitor(monitor, ecv, remote)).transpose()?;
+    let feed = source.feed();
+    let control = Entrance::control(control, ecv, remote, feed.clone())?;
+    let monitor = monitor.map(|monitor| Entrance::monitor(monitor, ecv, remote, feed)).transpose()?;
+    tokio::spawn(source.run(Desk::new(Door::Control, remote.clone())));
     let at_monitor = async {
         match &monitor {
             Some(monitor) => monitor.accept_all().await,
@@ -87,15 +92,15 @@ enum Listening {
 }
 
 impl Entrance {
-    fn control(listener: StdListener, ecv: &EcvOptions, remote: &Remote) -> io::Result<Self> {
+    fn control(listener: StdListener, ecv: &EcvOptions, remote: &Remote, feed: Feed) -> io::Result<Self> {
         let listening = Listening::Control(UnixListener::from_std(listener)?);
-        let router = routes::router(Door::Control, Gate::control(), ecv, remote.clone());
+        let router = routes::router(Door::Control, Gate::control(), ecv, remote.clone(), feed);
         Ok(Self::new(Door::Control, listening, router, CONTROL_CONNECTIONS_MAX))
     }
 
-    fn monitor(socket: MonitorSocket, ecv: &EcvOptions, remote: &Remote) -> io::Result<Self> {
+    fn monitor(socket: MonitorSocket, ecv: &EcvOptions, remote: &Remote, feed: Feed) -> io::Result<Self> {
         let gate = Gate::monitor(socket.host(), ecv);
-        let router = routes::router(Door::Monitor, gate, ecv, remote.clone());
+        let router = routes::router(Door::Monitor, gate, ecv, remote.clone(), feed);
         let listening = Listening::Monitor(TcpListener::from_std(socket.into_listener())?);
         Ok(Self::new(Door::Monitor, listening, router, MONITOR_CONNECTIONS_MAX))
     }

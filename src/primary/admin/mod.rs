@@ -12,6 +12,10 @@
 //!   admission    who may ask what at which door
 //!   ecv          what a load balancer asks
 //!   routes       requests to commands, answers to JSON
+//!   events       what happens, as a stream
+//!   feed         what watchers see, and those who watch
+//!   ring         the last lines of a kind
+//!   tap          lines of workers on their way from the event loop
 //!   desk         questions to the event loop, a bounded number at once for each door
 //!   problem      answers that nobody asked for
 //! ```
@@ -20,10 +24,14 @@ mod admission;
 mod connections;
 mod desk;
 mod ecv;
+mod events;
+mod feed;
 mod monitor;
 mod problem;
+mod ring;
 mod routes;
 mod socket;
+mod tap;
 
 use std::fmt;
 use std::io;
@@ -33,8 +41,8 @@ use std::thread::JoinHandle;
 use tokio::runtime;
 use tokio::sync::oneshot;
 
+use super::Primary;
 use super::address::Address;
-use super::commands::Remote;
 use crate::sys::signals;
 pub use ecv::{BadPath, EcvOptions, EcvPath};
 pub use monitor::MonitorSocket;
@@ -82,20 +90,22 @@ pub struct Admin {
 }
 
 impl Admin {
-    /// Serves `doors` in a thread of its own, which no signal lands on.
+    /// Serves `doors` in a thread of its own, which no signal lands on. `primary` does not run yet: whoever watches sees
+    /// everything from the first worker on.
     ///
     /// # Errors
     /// Those of epoll_create(2) and pthread_create(3): out of descriptors, memory or threads.
-    pub fn start(doors: Doors, remote: Remote) -> io::Result<Self> {
+    pub fn start(doors: Doors, primary: &mut Primary) -> io::Result<Self> {
         let Doors { mut control, monitor, ecv } = doors;
         let address = monitor.as_ref().map(|monitor| monitor.address().clone());
         let listener = control.take_listener()?;
+        let (remote, source) = (primary.remote(), feed::Source::of(primary));
         let runtime = runtime::Builder::new_current_thread().enable_io().enable_time().build()?;
         let (end, ended) = oneshot::channel();
         let thread = std::thread::Builder::new().name("croupier-admin".into()).stack_size(STACK_BYTES);
         let thread = thread.spawn(move || {
             let served = signals::block_all_in_this_thread()
-                .and_then(|()| runtime.block_on(connections::serve(listener, monitor, &ecv, &remote, ended)));
+                .and_then(|()| runtime.block_on(connections::serve(listener, monitor, &ecv, &remote, source, ended)));
             if let Err(error) = served {
                 log::error!("the admin server is out of order: {error} [dealing goes on]");
             }

@@ -15,8 +15,9 @@ use tokio::time::timeout;
 
 use super::admission::{Gate, admit};
 use super::desk::{ALIVE_TIMEOUT, ANSWER_TIMEOUT, Desk};
+use super::feed::Feed;
 use super::problem::{Answered, Problem};
-use super::{Door, EcvOptions, ecv};
+use super::{Door, EcvOptions, ecv, events};
 use crate::primary::commands::{Command, Remote, Scale, Signal};
 use crate::primary::status::{self, Glance, Scaled, Status};
 use crate::primary::supervisor::Stop;
@@ -31,13 +32,14 @@ pub(super) const FIRST_SEGMENTS: [&str; 11] =
     ["status", "metrics", "events", "livez", "readyz", "reload", "upgrade", "scale", "shutdown", "stop", "workers"];
 
 /// Everything that one door offers.
-pub(super) fn router(door: Door, gate: Gate, ecv: &EcvOptions, remote: Remote) -> Router {
+pub(super) fn router(door: Door, gate: Gate, ecv: &EcvOptions, remote: Remote, feed: Feed) -> Router {
     let desk = Desk::new(door, remote);
     let router = match door {
         Door::Control => to_read().merge(to_control()),
         Door::Monitor => to_read(),
     };
     router
+        .merge(events::route(door, feed))
         .merge(ecv::routes(door, ecv, desk.clone()))
         .fallback(no_such_path)
         .method_not_allowed_fallback(no_such_method)

@@ -1,10 +1,13 @@
 //! Commands of other threads obeyed, and those answered who wait for the end of a reload.
 
+use std::sync::Arc;
+
 use crossbeam_channel::Receiver;
 
 use super::{Primary, unix_seconds};
 use crate::primary::commands::{Answer, Command, Refused, Remote, Scale};
 use crate::primary::events;
+use crate::primary::output::LineSink;
 use crate::primary::settings::{Variable, WORKERS_MAX};
 use crate::primary::status::{Enabled, Scaled};
 use crate::primary::supervisor::{Event, ReloadEnd};
@@ -67,6 +70,12 @@ impl Primary {
         let (observer, receiver) = events::observation(capacity, wake);
         self.subscribers.add_observer(observer);
         receiver
+    }
+
+    /// Has `onlooker` get every line of workers that passes through the primary:
+    /// [`Destination::Lines`](crate::primary::output::Destination::Lines).
+    pub fn show_output_to(&mut self, onlooker: Arc<dyn LineSink>) {
+        self.outputs.show_to(onlooker);
     }
 
     pub(super) fn hear_commands(&mut self) {

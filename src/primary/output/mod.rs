@@ -76,6 +76,16 @@ pub struct Lines<'a> {
 }
 
 impl<'a> Lines<'a> {
+    /// The lines with line breaks between them, and none at the end.
+    pub fn text(&self) -> &'a [u8] {
+        self.part.text
+    }
+
+    #[cfg(test)]
+    pub(super) fn of(worker: WorkerId, stream: Stream, text: &'a [u8]) -> Self {
+        Self { worker, stream, part: Part { text, continues: false } }
+    }
+
     /// Each line without its newline: any bytes, at most [`LINE_MAX_BYTES`]; and whether it goes on with the line
     /// before, which was longer, or had no end yet when its worker ended.
     pub fn iter(&self) -> impl Iterator<Item = (&'a [u8], bool)> + use<'a> {

@@ -44,6 +44,8 @@ pub struct Outputs {
     rests_until: Option<Monotonic>,
     /// Pipes whose workers have ended: whoever still has them is read until then. Ordered by time.
     closing: VecDeque<(Monotonic, WorkerId, Stream)>,
+    /// Who looks on: gets the lines too.
+    onlooker: Option<Arc<dyn LineSink>>,
     buffer: Vec<u8>,
 }
 
@@ -111,6 +113,7 @@ impl Outputs {
             readable: VecDeque::new(),
             rests_until: None,
             closing: saved.closing,
+            onlooker: None,
             buffer: vec![0; LINE_MAX_BYTES],
         };
         for SavedPipe { worker, stream, end, splitter } in saved.pipes {
@@ -120,6 +123,11 @@ impl Outputs {
             }
         }
         Ok(outputs)
+    }
+
+    /// Has `onlooker` get every line that goes to a [`LineSink`] from now on.
+    pub fn show_to(&mut self, onlooker: Arc<dyn LineSink>) {
+        self.onlooker = Some(onlooker);
     }
 
     /// What the next image needs to go on.
@@ -263,8 +271,8 @@ impl Outputs {
         match read(&pipe.end, &mut self.buffer) {
             Ok(0) => Found::End,
             Ok(len) => {
-                let sink = &pipe.sink;
-                pipe.splitter.feed(&self.buffer[..len], &mut |part| hand_over(sink, key, part));
+                let sinks = sinks(&pipe.sink, &self.onlooker);
+                pipe.splitter.feed(&self.buffer[..len], &mut |part| hand_over(sinks, key, part));
                 Found::Something
             }
             Err(Errno::EINTR) => Found::Something,
@@ -275,8 +283,8 @@ impl Outputs {
 
     fn flush(&mut self, key: (WorkerId, Stream)) {
         if let Some(pipe) = self.pipes.get_mut(&key) {
-            let sink = &pipe.sink;
-            pipe.splitter.flush(&mut |part| hand_over(sink, key, part));
+            let sinks = sinks(&pipe.sink, &self.onlooker);
+            pipe.splitter.flush(&mut |part| hand_over(sinks, key, part));
         }
     }
 
@@ -287,8 +295,14 @@ impl Outputs {
     }
 }
 
-fn hand_over(sink: &Arc<dyn LineSink>, (worker, stream): (WorkerId, Stream), part: Part<'_>) {
-    sink.take(&Lines { worker, stream, part });
+type Sinks<'a> = [Option<&'a Arc<dyn LineSink>>; 2];
+
+fn sinks<'a>(own: &'a Arc<dyn LineSink>, onlooker: &'a Option<Arc<dyn LineSink>>) -> Sinks<'a> {
+    [Some(own), onlooker.as_ref()]
+}
+
+fn hand_over(sinks: Sinks<'_>, (worker, stream): (WorkerId, Stream), part: Part<'_>) {
+    sinks.into_iter().flatten().for_each(|sink| sink.take(&Lines { worker, stream, part }));
 }
 
 impl Open {
