@@ -50,6 +50,8 @@ pub(super) enum Command {
     Enable(Target),
     /// Tell load balancers to leave a running primary out; it goes on serving whoever comes
     Disable(Target),
+    /// Show what has happened to a running primary lately, a line of JSON for every event
+    Events(EventsOptions),
     /// End a running primary: every client is served to the end
     Shutdown(EndOptions),
     /// End a running primary at once
@@ -270,6 +272,16 @@ pub(super) struct ScaleOptions {
 
     #[command(flatten)]
     pub(super) target: Target,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct EventsOptions {
+    #[command(flatten)]
+    pub(super) target: Target,
+
+    /// Go on with what happens, until the primary ends
+    #[arg(short, long)]
+    pub(super) follow: bool,
 }
 
 #[derive(Debug, Args)]

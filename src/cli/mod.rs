@@ -68,6 +68,7 @@ pub fn main() -> ExitCode {
         Command::Scale(options) => client::scale(&options),
         Command::Enable(target) => client::enable(&target),
         Command::Disable(target) => client::disable(&target),
+        Command::Events(options) => client::events(&options),
         Command::Shutdown(options) => client::shutdown(&options),
         Command::Stop(options) => client::stop(&options),
         Command::Demo(options) => demo::demo(&options),

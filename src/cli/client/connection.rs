@@ -1,13 +1,14 @@
-//! One connection to a control socket: HTTP/1.1, one request.
+//! One connection to a control socket: HTTP/1.1, one request, whose answer may be a stream.
 
+use std::ops::ControlFlow;
 use std::os::unix::net::UnixStream as StdStream;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use http_body_util::{BodyExt, Full};
-use hyper::body::Bytes;
+use hyper::body::{Bytes, Incoming};
 use hyper::client::conn::http1;
-use hyper::{Method, Request};
+use hyper::{Method, Request, Response};
 use hyper_util::rt::TokioIo;
 use nix::sys::socket::{getsockopt, sockopt};
 use nix::unistd::geteuid;
@@ -30,6 +31,16 @@ pub(super) struct Connection {
 pub(super) struct Reply {
     pub(super) is_success: bool,
     pub(super) body: String,
+}
+
+/// How a stream of the primary's came to its end.
+pub(super) enum Followed {
+    /// The primary ended it, or itself.
+    Ended,
+    /// The reader did.
+    LetGo,
+    /// There was none.
+    Refused(Reply),
 }
 
 impl Connection {
@@ -66,7 +77,39 @@ impl Connection {
         self.exchange(request(Method::POST, path, body), time)
     }
 
+    /// Hands everything that the primary says to `read`, until that breaks off or there is nothing more.
+    ///
+    /// # Errors
+    /// The primary did not answer at all.
+    pub(super) fn follow(
+        self,
+        path: &str,
+        last_event_id: Option<&str>,
+        read: impl FnMut(&[u8]) -> ControlFlow<()>,
+    ) -> Result<Followed, Failure> {
+        let mut request = request(Method::GET, path, String::new());
+        if let Some(id) = last_event_id.and_then(|id| id.parse().ok()) {
+            request.headers_mut().insert("last-event-id", id);
+        }
+        self.run(|stream| follow_on(stream, request, read))
+    }
+
     fn exchange(self, request: Request<Full<Bytes>>, time: Duration) -> Result<Reply, Failure> {
+        let late =
+            format!("{}: the primary did not answer within {}", self.path.display(), humantime::format_duration(time));
+        self.run(|stream| async move {
+            match timeout(time, exchange_on(stream, request)).await {
+                Ok(replied) => replied.map(Ok),
+                Err(_) => Ok(Err(failed(late))),
+            }
+        })?
+    }
+
+    /// Runs a conversation to its end.
+    fn run<T, C: Future<Output = hyper::Result<T>>>(
+        self,
+        converse: impl FnOnce(UnixStream) -> C,
+    ) -> Result<T, Failure> {
         let path = self.path.display();
         let gone = |error: &dyn std::fmt::Display| failed(format!("{path}: the primary did not answer: {error}"));
         let runtime = runtime::Builder::new_current_thread().enable_io().enable_time().build();
@@ -74,10 +117,7 @@ impl Connection {
         runtime.block_on(async {
             self.stream.set_nonblocking(true).map_err(|error| gone(&error))?;
             let stream = UnixStream::from_std(self.stream).map_err(|error| gone(&error))?;
-            match timeout(time, exchange_on(stream, request)).await {
-                Ok(replied) => replied.map_err(|error| gone(&error)),
-                Err(_) => Err(gone(&format!("not within {}", humantime::format_duration(time)))),
-            }
+            converse(stream).await.map_err(|error| gone(&error))
         })
     }
 }
@@ -88,10 +128,35 @@ fn request(method: Method, path: &str, body: String) -> Request<Full<Bytes>> {
 }
 
 async fn exchange_on(stream: UnixStream, request: Request<Full<Bytes>>) -> hyper::Result<Reply> {
+    reply_of(answer_on(stream, request).await?).await
+}
+
+async fn follow_on(
+    stream: UnixStream,
+    request: Request<Full<Bytes>>,
+    mut read: impl FnMut(&[u8]) -> ControlFlow<()>,
+) -> hyper::Result<Followed> {
+    let response = answer_on(stream, request).await?;
+    if !response.status().is_success() {
+        return reply_of(response).await.map(Followed::Refused);
+    }
+    let mut body = response.into_body();
+    while let Some(Ok(frame)) = body.frame().await {
+        if frame.data_ref().is_some_and(|bytes| read(bytes).is_break()) {
+            return Ok(Followed::LetGo);
+        }
+    }
+    Ok(Followed::Ended)
+}
+
+async fn answer_on(stream: UnixStream, request: Request<Full<Bytes>>) -> hyper::Result<Response<Incoming>> {
     let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
     // Its errors are those of the request too.
     tokio::spawn(connection);
-    let response = sender.send_request(request).await?;
+    sender.send_request(request).await
+}
+
+async fn reply_of(response: Response<Incoming>) -> hyper::Result<Reply> {
     let is_success = response.status().is_success();
     let body = response.into_body().collect().await?.to_bytes();
     Ok(Reply { is_success, body: String::from_utf8_lossy(&body).into_owned() })

@@ -1,7 +1,8 @@
-//! The client commands: `status`, `reload`, `upgrade`, `scale`, `enable`, `disable`, `shutdown`, `stop`. They find a primary, ask it over
-//! its control socket, and say what it answered.
+//! The client commands: `status`, `reload`, `upgrade`, `scale`, `events`, `enable`, `disable`, `shutdown`, `stop`. They
+//! find a primary, ask it over its control socket, and say what it answered.
 
 mod connection;
+mod events;
 mod table;
 
 use std::io::Write;
@@ -15,6 +16,7 @@ use super::{Exit, Failure, runtime_directory};
 use crate::primary::admin::is_alive;
 use crate::primary::status::{Scaled, Status};
 use connection::{Connection, Reply};
+pub(super) use events::events;
 
 /// How long a primary may take to answer what it answers at once.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(15);

@@ -1,0 +1,86 @@
+//! `croupier events`: what has happened lately, a line of JSON for every event, and with `--follow` what happens.
+
+use std::io::Write;
+use std::ops::ControlFlow;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use super::connection::{Connection, Followed};
+use super::{UPGRADE_TIMEOUT, expect_success, find};
+use crate::cli::Failure;
+use crate::cli::arguments::EventsOptions;
+use crate::sys::process::Stranger;
+
+/// When a stream has broken: how long its primary may take to have ended until another stream is asked for.
+const END_LOOK: Duration = Duration::from_millis(20);
+
+/// What of the stream has been read. An upgrade in place breaks it, and another one goes on where it was.
+#[derive(Debug, Default)]
+struct Reading {
+    /// The beginning of a line.
+    begun: Vec<u8>,
+    last_id: Option<String>,
+}
+
+/// With `--follow` until the primary ends, or nobody reads any more.
+pub(in crate::cli) fn events(options: &EventsOptions) -> Result<(), Failure> {
+    let path = find(&options.target)?;
+    let wanted = if options.follow { "/events" } else { "/events?follow=no" };
+    let mut connection = Connection::open(&path)?;
+    let process = connection.process();
+    let mut reading = Reading::default();
+    loop {
+        let last_id = reading.last_id.clone();
+        match connection.follow(wanted, last_id.as_deref(), |bytes| reading.read(bytes)) {
+            Ok(Followed::Refused(reply)) => return expect_success(&reply).map(drop),
+            Ok(Followed::LetGo) => return Ok(()),
+            Ok(Followed::Ended) if !options.follow => return Ok(()),
+            Err(failure) if !options.follow => return Err(failure),
+            Ok(Followed::Ended) | Err(_) => {}
+        }
+        // Of a primary whose process cannot be seen, the end of the stream is all that there is.
+        let Ok(process) = &process else { return Ok(()) };
+        match connect_again(&path, process)? {
+            Some(anew) => connection = anew,
+            None => return Ok(()),
+        }
+        reading.begun.clear();
+    }
+}
+
+/// `None`: the primary has ended. If not, its program is being replaced, and it is there again soon.
+fn connect_again(path: &Path, process: &Stranger) -> Result<Option<Connection>, Failure> {
+    let deadline = Instant::now() + UPGRADE_TIMEOUT;
+    loop {
+        if process.wait_end(END_LOOK) {
+            return Ok(None);
+        }
+        match Connection::open(path) {
+            Ok(connection) => return Ok(Some(connection)),
+            Err(failure) if Instant::now() >= deadline => return Err(failure),
+            Err(_) => {}
+        }
+    }
+}
+
+impl Reading {
+    /// Prints what there is. Breaks off if nobody reads it.
+    fn read(&mut self, bytes: &[u8]) -> ControlFlow<()> {
+        self.begun.extend_from_slice(bytes);
+        let end = self.begun.iter().rposition(|byte| *byte == b'\n').map_or(0, |at| at + 1);
+        let lines: Vec<u8> = self.begun.drain(..end).collect();
+        let mut printed = Vec::new();
+        for line in lines.split(|byte| *byte == b'\n') {
+            if let Some(id) = line.strip_prefix(b"id: ") {
+                self.last_id = String::from_utf8(id.to_vec()).ok();
+            } else if let Some(data) = line.strip_prefix(b"data: ") {
+                printed.extend_from_slice(data);
+                printed.push(b'\n');
+            }
+        }
+        match std::io::stdout().write_all(&printed) {
+            Ok(()) => ControlFlow::Continue(()),
+            Err(_) => ControlFlow::Break(()),
+        }
+    }
+}
