@@ -225,6 +225,10 @@ pub(super) struct RunOptions {
     #[arg(long)]
     pub(super) ecv_control: bool,
 
+    /// Write what happens, a line of JSON for every event, to the end of a file or (-) to standard output
+    #[arg(long, value_name = "FILE|-", env = "CROUPIER_EVENTS", value_parser = events_to())]
+    pub(super) events: Option<EventsTo>,
+
     /// How log lines look [default: text]
     #[arg(long, value_name = "FORMAT", env = "CROUPIER_LOG_FORMAT")]
     pub(super) log_format: Option<LogFormat>,
@@ -342,6 +346,13 @@ pub(super) enum WorkerOutput {
     Inherit,
     Null,
     Prefix,
+    File(PathBuf),
+}
+
+/// A file of the name `-` is `./-`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum EventsTo {
+    Stdout,
     File(PathBuf),
 }
 
@@ -467,6 +478,13 @@ fn tcp_address(text: &str) -> Result<Address, String> {
         Ok(address @ Address::Tcp { .. }) => Ok(address),
         _ => Err("give HOST:PORT or [IPV6]:PORT, like 127.0.0.1:3001".into()),
     }
+}
+
+fn events_to() -> impl TypedValueParser<Value = EventsTo> {
+    PathBufValueParser::new().map(|path| match path.to_str() {
+        Some("-") => EventsTo::Stdout,
+        _ => EventsTo::File(path),
+    })
 }
 
 fn duration(text: &str) -> Result<Duration, String> {

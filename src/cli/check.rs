@@ -6,7 +6,7 @@ use std::path::Path;
 use nix::errno::Errno;
 use nix::unistd::{AccessFlags, access};
 
-use super::arguments::RunOptions;
+use super::arguments::{EventsTo, RunOptions};
 use super::doors::DoorOptions;
 use super::run::APPEND_REMEDY;
 use super::{Exit, Failure, inherited, settings};
@@ -17,6 +17,7 @@ use crate::primary::supervisor::Respawn;
 
 pub(super) fn check(options: RunOptions) -> Result<(), Failure> {
     let doors = DoorOptions::of(&options);
+    let events = options.events.clone();
     let settings = settings::resolve(options, inherited::find()?)?;
     settings::check_listeners(&settings)?;
     find_program(&settings)?;
@@ -27,9 +28,22 @@ pub(super) fn check(options: RunOptions) -> Result<(), Failure> {
             })?;
         }
     }
+    let events = events.map_or(Ok("# events: nowhere".into()), |to| where_events_go(&to))?;
     // Nobody reads: nothing to do about it.
-    let _ = std::io::stdout().write_all(effective(&settings, &doors).as_bytes());
+    let _ = std::io::stdout().write_all((effective(&settings, &doors) + &events + "\n").as_bytes());
     Ok(())
+}
+
+fn where_events_go(to: &EventsTo) -> Result<String, Failure> {
+    let path = match to {
+        EventsTo::Stdout => Path::new("-"),
+        EventsTo::File(path) => {
+            let unfit = |why| Failure::new(Exit::Usage, format!("--events {}: {why}; {APPEND_REMEDY}", path.display()));
+            may_append(path).map_err(unfit)?;
+            path
+        }
+    };
+    Ok(format!("events = {}", serde_json::Value::from(path.display().to_string())))
 }
 
 fn find_program(settings: &Settings) -> Result<(), Failure> {

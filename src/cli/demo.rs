@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 
 use log::LevelFilter;
 
-use super::arguments::{DemoOptions, LogFormat};
+use super::arguments::DemoOptions;
 use super::{Exit, Failure, log_writer};
 use crate::worker::event_loop::{EventLoop, Exchange, Next, Server};
 use crate::worker::{ListenOptions, Worker};
@@ -24,7 +24,7 @@ pub(super) fn demo(options: &DemoOptions) -> Result<(), Failure> {
     if let Some(timeout) = options.idle_timeout {
         event_loop.idle_timeout(timeout);
     }
-    log_writer::install(LogFormat::Text, LevelFilter::Warn);
+    log_writer::install(LevelFilter::Warn);
     let listen = ListenOptions::new().reuse_port(options.reuse_port);
     let declared = match &worker {
         Some(worker) if !options.reuse_port => worker.listen_on_first(&listen),

@@ -6,6 +6,7 @@ mod check;
 mod client;
 mod demo;
 mod doors;
+mod event_log;
 mod inherited;
 mod log_writer;
 mod notify;
@@ -20,7 +21,7 @@ use std::process::ExitCode;
 
 use clap::{CommandFactory, Parser};
 
-use arguments::{Arguments, Command, RunOptions};
+use arguments::{Arguments, Command, LogFormat, RunOptions};
 
 /// The exit codes of `croupier`. Their meaning is fixed: scripts and service managers go by them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -85,12 +86,23 @@ pub fn main() -> ExitCode {
     ExitCode::from(exit as u8)
 }
 
+/// Arguments that cannot be read may still say how they want to be answered.
+fn asked_for_json() -> bool {
+    let words: Vec<String> = std::env::args_os().filter_map(|word| word.into_string().ok()).collect();
+    let is_given = words.iter().any(|word| word == "--log-format=json")
+        || words.windows(2).any(|pair| pair[0] == "--log-format" && pair[1] == "json");
+    is_given || std::env::var("CROUPIER_LOG_FORMAT").is_ok_and(|value| value == "json")
+}
+
 /// Help and version go to stdout as clap has them; an error becomes one line.
 fn usage(error: &clap::Error) -> ExitCode {
     if !error.use_stderr() {
         // Nobody reads: nothing to do about it.
         let _ = error.print();
         return ExitCode::from(Exit::Clean as u8);
+    }
+    if asked_for_json() {
+        log_writer::speak(LogFormat::Json);
     }
     let text = error.render().to_string();
     let mut lines = text.lines().map(str::trim).filter(|line| !line.is_empty());

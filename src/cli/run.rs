@@ -4,6 +4,7 @@ use log::LevelFilter;
 
 use super::arguments::{LogFormat, RunOptions};
 use super::doors::{self, DoorOptions};
+use super::event_log::EventLog;
 use super::notify::ServiceManager;
 use super::{Exit, Failure, inherited, log_writer, settings};
 use crate::primary::address::Address;
@@ -32,6 +33,7 @@ const SIGNALS: [Signal; 8] = [
 pub(super) const APPEND_REMEDY: &str = "give a file that croupier may append to";
 
 pub(super) fn run(options: RunOptions) -> Result<(), Failure> {
+    log_writer::speak(options.log_format.unwrap_or(LogFormat::Text));
     let passed = inherited::find()?;
     let service_manager = ServiceManager::find();
     // Before the first thread: a signal goes to any thread that does not block it.
@@ -41,9 +43,9 @@ pub(super) fn run(options: RunOptions) -> Result<(), Failure> {
         (_, true) => LevelFilter::Warn,
         _ => LevelFilter::Info,
     };
-    log_writer::install(options.log_format.unwrap_or(LogFormat::Text), level);
+    log_writer::install(level);
     let doors = DoorOptions::of(&options);
-    let is_demo = options.command.is_empty();
+    let (is_demo, events) = (options.command.is_empty(), options.events.clone());
     let mut state = State::claim().map_err(failed("take over from the old image"))?;
     let carried = state.as_mut().map(State::carried_doors).transpose();
     let carried = carried.map_err(failed("take over the control socket"))?.unwrap_or_default();
@@ -60,6 +62,7 @@ pub(super) fn run(options: RunOptions) -> Result<(), Failure> {
     warn_of_tight_limits(&settings);
 
     let is_new = state.is_none();
+    let events = events.map(|to| EventLog::open(to, is_new)).transpose()?;
     let started = match state {
         None => Primary::bind(settings.clone()),
         Some(state) => Primary::take_over(settings.clone(), state),
@@ -84,9 +87,11 @@ pub(super) fn run(options: RunOptions) -> Result<(), Failure> {
     if is_new {
         announce(&settings, &primary, admin.as_ref(), is_demo);
     }
+    let events = events.map(|events| events.start(&mut primary)).transpose();
+    let events = events.map_err(failed("start a thread for events"))?;
     let notifier = service_manager.and_then(|manager| manager.notify(&mut primary));
     let ending = primary.run().map_err(failed("wait for events"))?;
-    drop((admin, notifier));
+    drop((admin, notifier, events));
     conclude(&ending, &command, shutdown_timeout)
 }
 

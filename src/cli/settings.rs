@@ -5,10 +5,10 @@ use std::sync::Arc;
 
 use nix::unistd::geteuid;
 
-use super::arguments::{RespawnWhen, RunOptions, WorkerCount, WorkerOutput};
+use super::arguments::{LogFormat, RespawnWhen, RunOptions, WorkerCount, WorkerOutput};
 use super::inherited::Passed;
 use super::prefixed::Prefixed;
-use super::{Exit, Failure, writer};
+use super::{Exit, Failure, event_log, writer};
 use crate::primary::address::Address;
 use crate::primary::listener_spec::ListenerSpec;
 use crate::primary::output::Destination;
@@ -40,6 +40,7 @@ pub(super) fn resolve(options: RunOptions, passed: Passed) -> Result<Settings, F
         Some((program, arguments)) => (program.clone(), arguments.to_vec()),
         None => (invocation().program.into(), vec!["demo".into()]),
     };
+    let format = options.log_format.unwrap_or(LogFormat::Text);
     let variables = options.env.into_iter().map(|it| (it.name.into(), it.value.into())).collect();
     let default = Settings::of(Command { program, arguments, variables, directory: options.chdir });
     let plan = Plan {
@@ -91,8 +92,8 @@ pub(super) fn resolve(options: RunOptions, passed: Passed) -> Result<Settings, F
         groups: default.groups,
         open_files: default.open_files,
         identity: identity(options.user.as_deref(), options.group.as_deref())?,
-        stdout: destination(options.stdout),
-        stderr: destination(options.stderr),
+        stdout: destination(options.stdout, format),
+        stderr: destination(options.stderr, format),
         plan,
     })
 }
@@ -117,11 +118,11 @@ fn identity(user: Option<&str>, group: Option<&str>) -> Result<Option<Identity>,
     }
 }
 
-fn destination(wanted: Option<WorkerOutput>) -> Destination {
+fn destination(wanted: Option<WorkerOutput>, format: LogFormat) -> Destination {
     match wanted {
         None | Some(WorkerOutput::Inherit) => Destination::Inherit,
         Some(WorkerOutput::Null) => Destination::Null,
-        Some(WorkerOutput::Prefix) => Destination::Lines(Arc::new(Prefixed)),
+        Some(WorkerOutput::Prefix) => Destination::Lines(Arc::new(Prefixed::new(format))),
         Some(WorkerOutput::File(path)) => Destination::File(path),
     }
 }
@@ -184,5 +185,11 @@ fn invocation() -> Invocation {
         std::env::split_paths(&path).map(|folder| folder.join(&name)).find(|file| file.is_file())
     };
     let program = found.or_else(|| std::env::current_exe().ok()).unwrap_or(name);
-    Invocation { program, arguments: arguments.collect(), variables: Vec::new(), before_exec: writer::flush }
+    Invocation { program, arguments: arguments.collect(), variables: Vec::new(), before_exec: flush }
+}
+
+/// Events first: what is said of them goes to the log.
+fn flush() {
+    event_log::flush();
+    writer::flush();
 }

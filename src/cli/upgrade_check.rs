@@ -5,9 +5,9 @@ use std::io::Write;
 
 use clap::Parser;
 
-use super::arguments::{Arguments, Command, RunOptions, UpgradeCheckOptions};
+use super::arguments::{Arguments, Command, LogFormat, RunOptions, UpgradeCheckOptions};
 use super::inherited::Passed;
-use super::{Exit, Failure, settings};
+use super::{Exit, Failure, log_writer, settings};
 use crate::primary::reexec;
 use crate::primary::reexec::state::State;
 
@@ -20,6 +20,7 @@ pub(super) fn upgrade_check(options: &UpgradeCheckOptions) -> Result<(), Failure
         Some(Command::Run(run)) => *run,
         Some(_) => return Err(failed("these are not the arguments of a primary".into())),
     };
+    log_writer::speak(run.log_format.unwrap_or(LogFormat::Text));
     settings::resolve(run, Passed::default())?;
     match State::claim() {
         Ok(Some(_)) => {}

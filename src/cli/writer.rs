@@ -9,13 +9,15 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, Sender, bounded};
+use log::Level;
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::stat::fstat;
 
+use super::log_writer;
 use crate::primary::output::Stream;
 
-/// What waits for a reader: log lines, and pieces of workers' output.
+/// What waits for a reader: log lines, events, and pieces of workers' output.
 const QUEUE_MAX: usize = 4096;
 /// Workers' output leaves the rest of the queue to the log.
 const QUEUE_MAX_OUTPUT: usize = QUEUE_MAX / 2;
@@ -31,7 +33,13 @@ static STDERR: Writer = Writer::new(Stream::Stderr);
 
 /// Writes one line of the log, with its newline, to stderr.
 pub(super) fn write_log(line: Vec<u8>) {
-    STDERR.enqueue_log(line);
+    STDERR.enqueue(line, &STDERR.dropped_log);
+}
+
+/// Writes one event, with its newline, to stdout. It may have taken the place of events that were lost before it.
+pub(super) fn write_event(line: Vec<u8>) {
+    let writer = if both_are_one() { &STDERR } else { &STDOUT };
+    writer.enqueue(line, &writer.dropped_events);
 }
 
 /// Writes whole lines of workers, each with its newline.
@@ -61,11 +69,13 @@ struct Writer {
     queue: OnceLock<Sender<Item>>,
     output_bytes: AtomicUsize,
     dropped_log: AtomicU64,
+    dropped_events: AtomicU64,
     dropped_output: AtomicU64,
 }
 
 enum Item {
-    Log(Vec<u8>),
+    /// Of the log, or an event.
+    Line(Vec<u8>),
     Output(Vec<u8>),
     Flush(Sender<()>),
 }
@@ -77,13 +87,14 @@ impl Writer {
             queue: OnceLock::new(),
             output_bytes: AtomicUsize::new(0),
             dropped_log: AtomicU64::new(0),
+            dropped_events: AtomicU64::new(0),
             dropped_output: AtomicU64::new(0),
         }
     }
 
-    fn enqueue_log(&'static self, line: Vec<u8>) {
-        if self.queue().try_send(Item::Log(line)).is_err() {
-            self.dropped_log.fetch_add(1, Ordering::Relaxed);
+    fn enqueue(&'static self, line: Vec<u8>, dropped: &AtomicU64) {
+        if self.queue().try_send(Item::Line(line)).is_err() {
+            dropped.fetch_add(1, Ordering::Relaxed);
         }
     }
 
@@ -125,7 +136,7 @@ impl Writer {
                 noticed_at = self.write_notice().then(Instant::now).or(noticed_at);
             }
             match item {
-                Item::Log(line) => self.write(&line),
+                Item::Line(line) => self.write(&line),
                 Item::Output(lines) => {
                     self.write(&lines);
                     self.output_bytes.fetch_sub(lines.len(), Ordering::Relaxed);
@@ -138,12 +149,17 @@ impl Writer {
     /// On stderr, whatever the stream: others may expect to understand each line of stdout. True if there was something
     /// to say.
     fn write_notice(&self) -> bool {
-        let dropped = [(&self.dropped_log, "log lines"), (&self.dropped_output, "lines of workers")];
+        let dropped = [
+            (&self.dropped_log, "log lines"),
+            (&self.dropped_events, "events"),
+            (&self.dropped_output, "lines of workers"),
+        ];
         let dropped = dropped.map(|(count, what)| (count.swap(0, Ordering::Relaxed), what));
         for (count, what) in dropped.into_iter().filter(|(count, _)| *count > 0) {
-            let notice = format!("croupier: {count} {what} dropped: nobody read {}\n", self.stream).into_bytes();
+            let notice = format!("{count} {what} dropped: nobody read {}", self.stream);
+            let notice = log_writer::plain(Level::Warn, &notice);
             match self.stream {
-                Stream::Stdout => STDERR.enqueue_log(notice),
+                Stream::Stdout => write_log(notice),
                 Stream::Stderr => self.write(&notice),
             }
         }

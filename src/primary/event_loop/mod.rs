@@ -413,7 +413,11 @@ impl Primary {
                     log::info!("signal={signal} [upgrading]");
                     self.upgrade_requested();
                 }
-                other => log::warn!("signal={other} has no meaning yet [ignored]"),
+                Signal::SIGUSR1 => {
+                    log::info!("signal={signal} [opening files anew]");
+                    self.reopen_outputs();
+                }
+                other => log::warn!("signal={other} has no meaning [ignored]"),
             }
         }
     }
@@ -432,6 +436,17 @@ impl Primary {
         };
         log::info!("signal={signal} [{how}]");
         self.decide(Event::StopRequested(stop));
+    }
+
+    /// In the loop, like the start of a worker, which touches files too: whom a reload that follows starts has the new
+    /// ones.
+    fn reopen_outputs(&mut self) {
+        for (stream, reopened) in self.outputs.reopen(&self.settings.stdout, &self.settings.stderr) {
+            match reopened {
+                Ok(()) => log::info!("{stream} of workers: opened anew [for those that are started from now on]"),
+                Err(error) => log::error!("{error} [going on with the old file]"),
+            }
+        }
     }
 
     /// As PID 1: whoever has lost its parent. Our own are seen through their pidfds, but one that waits to be seen

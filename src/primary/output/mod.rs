@@ -17,6 +17,7 @@ use serde::{Deserialize, Serialize};
 
 pub use lines::LINE_MAX_BYTES;
 use lines::Part;
+pub use pipes::open_end;
 pub(super) use pipes::{Outputs, Saved};
 
 use crate::protocol::ids::WorkerId;

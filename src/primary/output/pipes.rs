@@ -130,6 +130,18 @@ impl Outputs {
         self.onlooker = Some(onlooker);
     }
 
+    /// Opens the files anew, which somebody may have moved away: for workers that are started from now on. Where that
+    /// fails, the old one goes on being used.
+    pub fn reopen(&mut self, stdout: &Destination, stderr: &Destination) -> Vec<(Stream, Result<(), OpenError>)> {
+        let files = [(Stream::Stdout, stdout, &mut self.stdout), (Stream::Stderr, stderr, &mut self.stderr)];
+        let files = files.into_iter().filter(|(_, destination, _)| matches!(destination, Destination::File(_)));
+        let reopened = files.map(|(stream, destination, open)| {
+            let opened = Open::make(stream, destination, None).map(|anew| *open = anew);
+            (stream, opened)
+        });
+        reopened.collect()
+    }
+
     /// What the next image needs to go on.
     pub fn save(&self, baggage: &mut Baggage) -> Saved {
         let file = |open: &Open, baggage: &mut Baggage| match open {
@@ -320,8 +332,12 @@ impl Open {
     }
 }
 
-/// Opens a file to write to its end. Opening a FIFO does not wait for a reader, but writing to it will.
-fn open_end(path: &Path) -> io::Result<OwnedFd> {
+/// Opens a file to write to its end, and creates it with mode 0644. Opening a FIFO does not wait for a reader, but
+/// writing to it will.
+///
+/// # Errors
+/// Those of open(2): the remedy is another file. `ENXIO`: it is a FIFO that nobody reads.
+pub fn open_end(path: &Path) -> io::Result<OwnedFd> {
     let mut options = OpenOptions::new();
     options.append(true).create(true).mode(0o644).custom_flags((OFlag::O_NONBLOCK | OFlag::O_NOCTTY).bits());
     let file: File = options.open(path)?;
