@@ -5,7 +5,9 @@
 
 #![allow(dead_code)] // Every test program uses another part.
 
+pub mod browser;
 pub mod embedded;
+pub mod forwarder;
 pub mod http;
 pub mod load;
 pub mod log;

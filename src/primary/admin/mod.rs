@@ -17,6 +17,7 @@
 //!   ring         the last lines of a kind
 //!   tap          lines of workers on their way from the event loop
 //!   desk         questions to the event loop, a bounded number at once for each door
+//!   page         what people see in a browser
 //!   problem      answers that nobody asked for
 //! ```
 
@@ -27,6 +28,7 @@ mod ecv;
 mod events;
 mod feed;
 mod monitor;
+mod page;
 mod problem;
 mod ring;
 mod routes;

@@ -17,7 +17,7 @@ use super::admission::{Gate, admit};
 use super::desk::{ALIVE_TIMEOUT, ANSWER_TIMEOUT, Desk};
 use super::feed::Feed;
 use super::problem::{Answered, Problem};
-use super::{Door, EcvOptions, ecv, events};
+use super::{Door, EcvOptions, ecv, events, page};
 use crate::primary::commands::{Command, Remote, Scale, Signal};
 use crate::primary::status::{self, Glance, Scaled, Status};
 use crate::primary::supervisor::Stop;
@@ -41,6 +41,7 @@ pub(super) fn router(door: Door, gate: Gate, ecv: &EcvOptions, remote: Remote, f
     router
         .merge(events::route(door, feed))
         .merge(ecv::routes(door, ecv, desk.clone()))
+        .merge(page::routes(door))
         .fallback(no_such_path)
         .method_not_allowed_fallback(no_such_method)
         .layer(from_fn_with_state(Arc::new(gate), admit))
