@@ -4,7 +4,9 @@
 mod support;
 
 use std::io::{Read, Write};
-use std::net::{SocketAddr, TcpStream};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::os::fd::OwnedFd;
+use std::sync::{Arc, Mutex};
 use std::time::SystemTime;
 
 use nix::sys::signal::Signal;
@@ -241,5 +243,115 @@ fn another_path_is_asked_at_both_doors_and_the_commands_need_not_know() {
     let mut command = support::plain(support::PROGRAM);
     command.args(["check", "--ecv-control"]).env("CROUPIER_ECV_PATH", "/x");
     let effective = Outcome::of(command).assert_ok().stdout.clone();
-    assert!(effective.contains("ecv-path = \"/x\"\necv-control = true\n"), "{effective}");
+    assert!(effective.contains("ecv-path = \"/x\"\n# ecv-monitor: off\necv-control = true\n"), "{effective}");
+}
+
+// A URL that must answer, too.
+
+/// Something behind the primary: it answers every request with the same bytes, and keeps the connection without any.
+struct Backend {
+    address: String,
+    answer: Arc<Mutex<&'static str>>,
+    /// What it was asked last.
+    asked: Arc<Mutex<String>>,
+}
+
+impl Backend {
+    fn start(answer: &'static str) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap().to_string();
+        let (answer, asked) = (Arc::new(Mutex::new(answer)), Arc::new(Mutex::new(String::new())));
+        let backend = Self { address, answer: Arc::clone(&answer), asked: Arc::clone(&asked) };
+        std::thread::spawn(move || {
+            let mut kept = Vec::new();
+            for mut stream in listener.incoming().flatten() {
+                let mut request = [0; 4096];
+                let len = stream.read(&mut request).unwrap_or(0);
+                *asked.lock().unwrap() = String::from_utf8_lossy(&request[..len]).into_owned();
+                let answer = *answer.lock().unwrap();
+                // The primary may not wait for it.
+                let _ = stream.write_all(answer.as_bytes());
+                if answer.is_empty() {
+                    kept.push(stream);
+                }
+            }
+        });
+        backend
+    }
+
+    fn url(&self, path: &str) -> String {
+        format!("http://{}{path}", self.address)
+    }
+
+    fn answers(&self, answer: &'static str) {
+        *self.answer.lock().unwrap() = answer;
+    }
+}
+
+#[test]
+fn it_is_available_only_while_the_url_answers_well_and_again_by_itself() {
+    const GOOD: &str = "HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok";
+    const BAD: [&str; 3] = ["HTTP/1.1 500 Internal Server Error\r\ncontent-length: 0\r\n\r\n", "nonsense\r\n\r\n", ""];
+    const WELL: [&str; 3] = [
+        "HTTP/1.1 204 No Content\r\n\r\n",
+        "HTTP/1.1 302 Found\r\nlocation: http://127.0.0.1:1/\r\ncontent-length: 0\r\n\r\n",
+        GOOD,
+    ];
+    let backend = Backend::start(GOOD);
+    let url = backend.url("/health?deep=1");
+    let croupier = run(&["--workers", "1", "--ecv-monitor", &url]);
+    let address = croupier.wait_ready(1);
+    assert_eq!(get(&croupier, "/ecv").status, 200, "from the first answer on, which it waits for");
+    let asked = backend.asked.lock().unwrap().clone();
+    let host = format!("host: {}\r\n", backend.address);
+    assert!(asked.starts_with("GET /health?deep=1 HTTP/1.1\r\n") && asked.contains(&host), "{asked}");
+    for (round, bad) in (1..).zip(BAD) {
+        backend.answers(bad);
+        wait_until("it is out", || get(&croupier, "/ecv").status == 500);
+        let warning = get(&croupier, "/ecv");
+        assert!(warning.body.starts_with("status=WARNING&ServeTraffic=false&ip=127.0.0.1&"), "{warning:?}");
+        assert_eq!((get(&croupier, "/readyz").status, http::get(&address).unwrap().status), (200, 200));
+        backend.answers(WELL[round % WELL.len()]);
+        wait_until("it is in again", || get(&croupier, "/ecv").status == 200);
+        croupier.log().wait_for_count("load balancers are told to send nobody", round);
+    }
+    let changes = croupier.log().wait_for_count("ecv-monitor=", 1 + 2 * BAD.len());
+    assert_eq!(changes.len(), 1 + 2 * BAD.len(), "once for each change: {changes:?}");
+    croupier.client(&["disable"]).assert_ok();
+    assert_eq!(get(&croupier, "/ecv").status, 400);
+}
+
+#[test]
+fn a_url_of_its_own_listener_is_answered_by_a_worker_and_an_upgrade_does_not_make_it_doubtful() {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap().to_string();
+    let (url, inherited) = (format!("http://{address}/"), OwnedFd::from(listener));
+    let options = ["--listen", "fd:3", "--workers", "1", "--monitor", "127.0.0.1:0", "--ecv-monitor", &url];
+    let croupier = Croupier::spawn_with_stdin(support::undeclared_with_fds(&options, None), inherited.into());
+    croupier.wait_ready(1);
+    assert_eq!(get(&croupier, "/ecv").status, 200);
+    for upgrades in 1..=3 {
+        croupier.client(&["upgrade"]).assert_ok();
+        assert_eq!((get(&croupier, "/ecv").status, &croupier.status()["upgrades"]), (200, &upgrades.into()));
+    }
+    let worker = croupier.wait_started(1);
+    support::processes::stop(worker.pid);
+    wait_until("it is out", || get(&croupier, "/ecv").status == 500);
+    croupier.log().wait_for("does not answer within 2s [load balancers are told to send nobody");
+    support::processes::send(worker.pid, Signal::SIGCONT);
+    wait_until("it is in again", || get(&croupier, "/ecv").status == 200);
+    assert_eq!(croupier.log().count("ERROR"), 0);
+}
+
+#[test]
+fn a_url_that_is_none_is_named_and_one_that_nobody_serves_holds_up_nothing() {
+    for wrong in ["", "127.0.0.1:80", "https://localhost/", "http://", "http://a b/", "http://u:p@h/"] {
+        let option = format!("--ecv-monitor={wrong}");
+        Outcome::of(support::run(&["--workers", "1", &option])).assert_failed(2, "--ecv-monitor");
+    }
+    let mut croupier = run(&["--workers", "1", "--ecv-monitor", "http://no-such-host.invalid/"]);
+    croupier.wait_ready(1);
+    croupier.log().wait_for("ecv-monitor=http://no-such-host.invalid/ does not answer: ");
+    assert_eq!((get(&croupier, "/ecv").status, get(&croupier, "/readyz").status), (500, 200));
+    assert_eq!(croupier.terminate(), Some(0));
 }

@@ -10,7 +10,7 @@ use clap::builder::{PathBufValueParser, TypedValueParser};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::primary::address::Address;
-use crate::primary::admin::EcvPath;
+use crate::primary::admin::{EcvPath, MonitorUrl};
 use crate::primary::commands::Scale;
 use crate::primary::listener_spec::ListenerSpecs;
 use crate::primary::policy::PolicyKind;
@@ -220,6 +220,10 @@ pub(super) struct RunOptions {
     /// Where load balancers ask whether this primary is for clients [default: /ecv]
     #[arg(long, value_name = "PATH", env = "CROUPIER_ECV_PATH")]
     pub(super) ecv_path: Option<EcvPath>,
+
+    /// Tell load balancers to send nobody unless this URL answers 2xx or 3xx. Usually a worker's: http://HOST:PORT/PATH
+    #[arg(long, value_name = "URL", env = "CROUPIER_ECV_MONITOR")]
+    pub(super) ecv_monitor: Option<MonitorUrl>,
 
     /// Whoever can connect to the monitor may enable and disable this primary there
     #[arg(long)]

@@ -23,7 +23,11 @@ pub(super) struct DoorOptions {
 
 impl DoorOptions {
     pub(super) fn of(options: &RunOptions) -> Self {
-        let ecv = EcvOptions { path: options.ecv_path.clone().unwrap_or_default(), is_control: options.ecv_control };
+        let ecv = EcvOptions {
+            path: options.ecv_path.clone().unwrap_or_default(),
+            url: options.ecv_monitor.clone(),
+            is_control: options.ecv_control,
+        };
         Self { control: options.control.clone(), monitor: options.monitor.clone(), ecv }
     }
 
@@ -36,6 +40,7 @@ impl DoorOptions {
             format!("control = {}", text(&control.display())),
             monitor.map_or("# monitor: off".into(), |address| format!("monitor = {}", text(address))),
             format!("ecv-path = {}", text(&self.ecv.path)),
+            self.ecv.url.as_ref().map_or("# ecv-monitor: off".into(), |url| format!("ecv-monitor = {}", text(url))),
             format!("ecv-control = {}", self.ecv.is_control),
         ]
     }

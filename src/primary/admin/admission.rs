@@ -17,7 +17,7 @@ use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 
 use super::problem::Problem;
-use super::{Door, EcvOptions, own_name};
+use super::{Door, own_name};
 
 /// Who asks.
 #[derive(Debug, Clone, Copy)]
@@ -52,10 +52,10 @@ impl Gate {
         Self { door: Door::Control, hosts: own_names(), to_post: Vec::new() }
     }
 
-    /// `host` is what the monitor was told to bind: a name of this machine, whatever else it is called.
-    pub(super) fn monitor(host: Option<&str>, ecv: &EcvOptions) -> Self {
+    /// `host` is what the monitor was told to bind: a name of this machine, whatever else it is called. Nothing
+    /// can be posted there but `to_post`, paths.
+    pub(super) fn monitor(host: Option<&str>, to_post: Vec<String>) -> Self {
         let hosts = own_names().into_iter().chain(host.map(str::to_owned)).collect();
-        let to_post = if ecv.is_control { vec![ecv.path.to_enable(), ecv.path.to_disable()] } else { Vec::new() };
         Self { door: Door::Monitor, hosts, to_post }
     }
 

@@ -22,8 +22,10 @@ use tokio_io_timeout::TimeoutStream;
 
 use super::admission::{Asker, Gate};
 use super::desk::Desk;
-use super::feed::{Feed, Source};
-use super::{Door, EcvOptions, MonitorSocket, routes};
+use super::ecv::Ecv;
+use super::feed::Source;
+use super::routes::Offer;
+use super::{Door, EcvOptions, MonitorSocket};
 use crate::primary::commands::Remote;
 
 /// Connections of the control socket served at once. Above it clients wait in the socket's backlog, until one ends or
@@ -46,14 +48,14 @@ const LAST_ANSWERS: Duration = Duration::from_millis(200);
 pub(super) async fn serve(
     control: StdListener,
     monitor: Option<MonitorSocket>,
-    ecv: &EcvOptions,
+    ecv: EcvOptions,
     remote: &Remote,
     source: Source,
     ended: oneshot::Receiver<()>,
 ) -> io::Result<()> {
-    let feed = source.feed();
-    let control = Entrance::control(control, ecv, remote, feed.clone())?;
-    let monitor = monitor.map(|monitor| Entrance::monitor(monitor, ecv, remote, feed)).transpose()?;
+    let offer = Offer { ecv: Arc::new(Ecv::start(ecv)), feed: source.feed(), remote: remote.clone() };
+    let control = Entrance::control(control, &offer)?;
+    let monitor = monitor.map(|monitor| Entrance::monitor(monitor, &offer)).transpose()?;
     tokio::spawn(source.run(Desk::new(Door::Control, remote.clone())));
     let at_monitor = async {
         match &monitor {
@@ -92,15 +94,15 @@ enum Listening {
 }
 
 impl Entrance {
-    fn control(listener: StdListener, ecv: &EcvOptions, remote: &Remote, feed: Feed) -> io::Result<Self> {
+    fn control(listener: StdListener, offer: &Offer) -> io::Result<Self> {
         let listening = Listening::Control(UnixListener::from_std(listener)?);
-        let router = routes::router(Door::Control, Gate::control(), ecv, remote.clone(), feed);
+        let router = offer.router(Door::Control, Gate::control());
         Ok(Self::new(Door::Control, listening, router, CONTROL_CONNECTIONS_MAX))
     }
 
-    fn monitor(socket: MonitorSocket, ecv: &EcvOptions, remote: &Remote, feed: Feed) -> io::Result<Self> {
-        let gate = Gate::monitor(socket.host(), ecv);
-        let router = routes::router(Door::Monitor, gate, ecv, remote.clone(), feed);
+    fn monitor(socket: MonitorSocket, offer: &Offer) -> io::Result<Self> {
+        let gate = Gate::monitor(socket.host(), offer.ecv.paths_to_post());
+        let router = offer.router(Door::Monitor, gate);
         let listening = Listening::Monitor(TcpListener::from_std(socket.into_listener())?);
         Ok(Self::new(Door::Monitor, listening, router, MONITOR_CONNECTIONS_MAX))
     }

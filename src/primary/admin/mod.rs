@@ -10,7 +10,7 @@
 //!   monitor      the socket of the monitor address
 //!   connections  accepting, the limits, who asks
 //!   admission    who may ask what at which door
-//!   ecv          what a load balancer asks
+//!   ecv          what a load balancer asks, and the URL that must answer for it
 //!   routes       requests to commands, answers to JSON
 //!   events       what happens, as a stream
 //!   feed         what watchers see, and those who watch
@@ -46,7 +46,7 @@ use tokio::sync::oneshot;
 use super::Primary;
 use super::address::Address;
 use crate::sys::signals;
-pub use ecv::{BadPath, EcvOptions, EcvPath};
+pub use ecv::{BadPath, BadUrl, EcvOptions, EcvPath, MonitorUrl};
 pub use monitor::MonitorSocket;
 pub use socket::{ClaimError, ControlSocket, is_alive};
 
@@ -107,10 +107,12 @@ impl Admin {
         let thread = std::thread::Builder::new().name("croupier-admin".into()).stack_size(STACK_BYTES);
         let thread = thread.spawn(move || {
             let served = signals::block_all_in_this_thread()
-                .and_then(|()| runtime.block_on(connections::serve(listener, monitor, &ecv, &remote, source, ended)));
+                .and_then(|()| runtime.block_on(connections::serve(listener, monitor, ecv, &remote, source, ended)));
             if let Err(error) = served {
                 log::error!("the admin server is out of order: {error} [dealing goes on]");
             }
+            // Whoever resolves a name now is not waited for.
+            runtime.shutdown_background();
         })?;
         Ok(Self { control, monitor: address, end: Some(end), thread: Some(thread) })
     }

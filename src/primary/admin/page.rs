@@ -48,6 +48,11 @@ pub(super) fn routes<S: Clone + Send + Sync + 'static>(door: Door) -> Router<S> 
     PARTS.iter().fold(page, |router, (path, kind, text)| router.route(path, get(async || answer(kind, *text))))
 }
 
+/// Whether a part of the page is at this path.
+pub(super) fn is_at(path: &str) -> bool {
+    PARTS.iter().any(|(part, _, _)| *part == path)
+}
+
 /// It is not kept: another version may answer next time.
 fn answer(kind: &'static str, text: impl IntoResponse) -> impl IntoResponse {
     let headers = [

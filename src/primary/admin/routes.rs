@@ -15,9 +15,10 @@ use tokio::time::timeout;
 
 use super::admission::{Gate, admit};
 use super::desk::{ALIVE_TIMEOUT, ANSWER_TIMEOUT, Desk};
+use super::ecv::Ecv;
 use super::feed::Feed;
 use super::problem::{Answered, Problem};
-use super::{Door, EcvOptions, ecv, events, page};
+use super::{Door, ecv, events, page};
 use crate::primary::commands::{Command, Remote, Scale, Signal};
 use crate::primary::status::{self, Glance, Scaled, Status};
 use crate::primary::supervisor::Stop;
@@ -31,21 +32,30 @@ const BODY_TIMEOUT: Duration = Duration::from_secs(3);
 pub(super) const FIRST_SEGMENTS: [&str; 11] =
     ["status", "metrics", "events", "livez", "readyz", "reload", "upgrade", "scale", "shutdown", "stop", "workers"];
 
-/// Everything that one door offers.
-pub(super) fn router(door: Door, gate: Gate, ecv: &EcvOptions, remote: Remote, feed: Feed) -> Router {
-    let desk = Desk::new(door, remote);
-    let router = match door {
-        Door::Control => to_read().merge(to_control()),
-        Door::Monitor => to_read(),
-    };
-    router
-        .merge(events::route(door, feed))
-        .merge(ecv::routes(door, ecv, desk.clone()))
-        .merge(page::routes(door))
-        .fallback(no_such_path)
-        .method_not_allowed_fallback(no_such_method)
-        .layer(from_fn_with_state(Arc::new(gate), admit))
-        .with_state(desk)
+/// What the answers at both doors are made of.
+pub(super) struct Offer {
+    pub(super) ecv: Arc<Ecv>,
+    pub(super) feed: Feed,
+    pub(super) remote: Remote,
+}
+
+impl Offer {
+    /// Everything that one door offers.
+    pub(super) fn router(&self, door: Door, gate: Gate) -> Router {
+        let desk = Desk::new(door, self.remote.clone());
+        let router = match door {
+            Door::Control => to_read().merge(to_control()),
+            Door::Monitor => to_read(),
+        };
+        router
+            .merge(events::route(door, self.feed.clone()))
+            .merge(ecv::routes(door, Arc::clone(&self.ecv), desk.clone()))
+            .merge(page::routes(door))
+            .fallback(no_such_path)
+            .method_not_allowed_fallback(no_such_method)
+            .layer(from_fn_with_state(Arc::new(gate), admit))
+            .with_state(desk)
+    }
 }
 
 /// What is safe to read, for both doors.

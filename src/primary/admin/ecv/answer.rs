@@ -11,7 +11,7 @@ pub(super) enum Heartbeat {
     Available,
     /// Somebody has disabled it, or it is stopping: it is well, and to be left out.
     Disabled,
-    /// It would be, but nobody could serve them.
+    /// It would be, but nobody serves them.
     Warning,
 }
 
@@ -24,11 +24,12 @@ pub(super) struct Place<'a> {
 }
 
 impl Heartbeat {
-    pub(super) fn of(glance: &Glance) -> Self {
+    /// `is_served`: what must answer besides does, if anything must.
+    pub(super) fn of(glance: &Glance, is_served: bool) -> Self {
         match glance.state {
             State::Stopping => Heartbeat::Disabled,
             State::Running if !glance.enabled.is_enabled => Heartbeat::Disabled,
-            State::Running if glance.workers_ready == 0 => Heartbeat::Warning,
+            State::Running if glance.workers_ready == 0 || !is_served => Heartbeat::Warning,
             State::Running => Heartbeat::Available,
         }
     }
@@ -69,13 +70,15 @@ mod tests {
 
     #[test]
     fn it_is_available_while_it_is_enabled_and_somebody_serves() {
-        let of = |state, is_enabled, ready| Heartbeat::of(&glance(state, is_enabled, ready));
+        let of = |state, is_enabled, ready| Heartbeat::of(&glance(state, is_enabled, ready), true);
         assert_eq!(of(State::Running, true, 2), Heartbeat::Available);
         assert_eq!(of(State::Running, true, 1), Heartbeat::Available);
         assert_eq!(of(State::Running, true, 0), Heartbeat::Warning);
         assert_eq!(of(State::Running, false, 2), Heartbeat::Disabled);
         assert_eq!(of(State::Running, false, 0), Heartbeat::Disabled);
         assert_eq!(of(State::Stopping, true, 2), Heartbeat::Disabled);
+        assert_eq!(Heartbeat::of(&glance(State::Running, true, 2), false), Heartbeat::Warning);
+        assert_eq!(Heartbeat::of(&glance(State::Running, false, 2), false), Heartbeat::Disabled);
     }
 
     #[test]

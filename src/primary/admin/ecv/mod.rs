@@ -11,6 +11,8 @@
 
 mod answer;
 mod path;
+mod pulse;
+mod url;
 
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -30,6 +32,8 @@ use crate::primary::commands::Command;
 use crate::primary::status::Enabled;
 use answer::{Heartbeat, Place};
 pub use path::{BadPath, EcvPath};
+use pulse::Pulse;
+pub use url::{BadUrl, MonitorUrl};
 
 /// When the primary was enabled or disabled, or started. Source: cluster2.
 const SINCE: HeaderName = HeaderName::from_static("since");
@@ -39,39 +43,69 @@ const SINCE: HeaderName = HeaderName::from_static("since");
 pub struct EcvOptions {
     /// Where it asks. The control socket answers at the default path too, which `croupier enable` goes by.
     pub path: EcvPath,
+    /// What must answer, too; `None`: it is enough that a worker is ready.
+    pub url: Option<MonitorUrl>,
     /// It may enable and disable at the monitor address.
     pub is_control: bool,
 }
 
-/// What the routes of one door know.
+/// ECV, as both doors offer it.
 #[derive(Debug)]
-struct Ecv {
-    desk: Desk,
+pub(super) struct Ecv {
+    options: EcvOptions,
     hostname: String,
+    pulse: Option<Pulse>,
+}
+
+/// One door's way to the answers.
+#[derive(Debug, Clone)]
+struct Asked {
+    ecv: Arc<Ecv>,
+    desk: Desk,
+}
+
+impl Ecv {
+    /// Begins to ask the URL, if there is one. In a runtime of tokio.
+    pub(super) fn start(options: EcvOptions) -> Self {
+        let pulse = options.url.clone().map(Pulse::follow);
+        Self { options, hostname: own_name().unwrap_or_default(), pulse }
+    }
+
+    /// Where anybody may post at the monitor.
+    pub(super) fn paths_to_post(&self) -> Vec<String> {
+        match &self.options {
+            EcvOptions { is_control: true, path, .. } => vec![path.to_enable(), path.to_disable()],
+            EcvOptions { is_control: false, .. } => Vec::new(),
+        }
+    }
 }
 
 /// The routes of one door.
-pub(super) fn routes(door: Door, options: &EcvOptions, desk: Desk) -> Router<Desk> {
-    let ecv = Arc::new(Ecv { desk, hostname: own_name().unwrap_or_default() });
-    let (path, default) = (&options.path, EcvPath::default());
+pub(super) fn routes(door: Door, ecv: Arc<Ecv>, desk: Desk) -> Router<Desk> {
+    let (path, default) = (&ecv.options.path, EcvPath::default());
     let router = match door {
         Door::Control if *path != default => routes_at(path).merge(routes_at(&default)),
         Door::Control | Door::Monitor => routes_at(path),
     };
-    router.with_state(ecv)
+    router.with_state(Asked { ecv, desk })
 }
 
-fn routes_at(path: &EcvPath) -> Router<Arc<Ecv>> {
+fn routes_at(path: &EcvPath) -> Router<Asked> {
     Router::new()
         .route(path.as_str(), get(heartbeat))
-        .route(&path.to_enable(), post(|ecv| set_enabled(ecv, true)))
-        .route(&path.to_disable(), post(|ecv| set_enabled(ecv, false)))
+        .route(&path.to_enable(), post(|asked| set_enabled(asked, true)))
+        .route(&path.to_disable(), post(|asked| set_enabled(asked, false)))
 }
 
-async fn heartbeat(State(ecv): State<Arc<Ecv>>, Extension(asker): Extension<Asker>) -> Answered<Response> {
-    let glance = ecv.desk.ask_within(ALIVE_TIMEOUT, Command::Glance).await?;
+async fn heartbeat(State(asked): State<Asked>, Extension(asker): Extension<Asker>) -> Answered<Response> {
+    let Asked { ecv, desk } = asked;
+    let glance = desk.ask_within(ALIVE_TIMEOUT, Command::Glance).await?;
+    let is_served = match &ecv.pulse {
+        Some(pulse) => pulse.answers().await,
+        None => true,
+    };
     let place = Place::of(glance.address, asker.asked_at(), &ecv.hostname);
-    let heartbeat = Heartbeat::of(&glance);
+    let heartbeat = Heartbeat::of(&glance, is_served);
     let (status, ends) = match heartbeat {
         Heartbeat::Available => (StatusCode::OK, false),
         Heartbeat::Disabled => (StatusCode::BAD_REQUEST, true),
@@ -83,9 +117,9 @@ async fn heartbeat(State(ecv): State<Arc<Ecv>>, Extension(asker): Extension<Aske
     Ok((status, headers, since(glance.enabled, ends), heartbeat.line(&place, &time)).into_response())
 }
 
-async fn set_enabled(State(ecv): State<Arc<Ecv>>, is_enabled: bool) -> Answered<Response> {
+async fn set_enabled(State(asked): State<Asked>, is_enabled: bool) -> Answered<Response> {
     let command = |answer| Command::SetEnabled(is_enabled, answer);
-    let enabled = ecv.desk.ask_within(ANSWER_TIMEOUT, command).await?;
+    let enabled = asked.desk.ask_within(ANSWER_TIMEOUT, command).await?;
     Ok((StatusCode::NO_CONTENT, since(enabled, true)).into_response())
 }
 

@@ -3,7 +3,7 @@
 use std::fmt;
 use std::str::FromStr;
 
-use super::super::routes::FIRST_SEGMENTS;
+use super::super::{page, routes};
 
 /// The longest path, in bytes.
 const PATH_MAX_BYTES: usize = 256;
@@ -19,8 +19,8 @@ pub enum BadPath {
     #[error("give a path like /ecv, of letters, digits and . _ ~ -, without a slash at its end")]
     Malformed,
     /// Something else is there.
-    #[error("the admin API answers below /{0} itself; give another path, like /ecv")]
-    Taken(String),
+    #[error("something else answers there; give another path, like /ecv")]
+    Taken,
 }
 
 impl EcvPath {
@@ -53,10 +53,11 @@ impl FromStr for EcvPath {
         if !inside.split('/').all(is_segment) {
             return Err(BadPath::Malformed);
         }
-        match inside.split('/').next().filter(|first| FIRST_SEGMENTS.contains(first)) {
-            Some(first) => Err(BadPath::Taken(first.to_owned())),
-            None => Ok(Self(text.to_owned())),
+        let is_taken = inside.split('/').next().is_some_and(|first| routes::FIRST_SEGMENTS.contains(&first));
+        if is_taken || page::is_at(text) {
+            return Err(BadPath::Taken);
         }
+        Ok(Self(text.to_owned()))
     }
 }
 
@@ -84,8 +85,8 @@ mod tests {
             assert_eq!(text.parse::<EcvPath>(), Err(BadPath::Malformed), "{text}");
         }
         assert_eq!(format!("/{}", "x".repeat(256)).parse::<EcvPath>(), Err(BadPath::Malformed));
-        for text in ["/status", "/workers/1", "/stop", "/metrics/ecv"] {
-            assert!(matches!(text.parse::<EcvPath>(), Err(BadPath::Taken(_))), "{text}");
+        for text in ["/status", "/workers/1", "/stop", "/metrics/ecv", "/script.js"] {
+            assert_eq!(text.parse::<EcvPath>(), Err(BadPath::Taken), "{text}");
         }
     }
 }
