@@ -1,9 +1,9 @@
-//! The page for people, `GET /`: fixed files, compiled in. What it shows it asks for itself, at `/events`; which door it
-//! is at, and so whether it has buttons, stands in its root element.
+//! The page for people, `GET /`: fixed files, compiled in. What it shows it asks for itself, at `/events`. Which door
+//! it is at, and so whether it has buttons, stands in its root element.
 //!
 //! It shows what workers choose (names, output, messages), so it is served as if one of them could smuggle markup into
-//! it: nothing runs but the scripts here, nothing is loaded from or sent to anybody else, text cannot become markup, and
-//! no other page may frame it.
+//! it: nothing runs but the scripts here, nothing is loaded from or sent to anybody else, text cannot become markup,
+//! and no other page may frame it.
 
 use axum::Router;
 use axum::http::header::{

@@ -84,7 +84,7 @@ function showHead(status) {
 }
 
 function showTiles({ counters, workers, workers_wanted: wanted }) {
-  const sum = (field) => workers.reduce((sum, worker) => sum + worker[field], 0);
+  const sum = (field) => total(workers.map((worker) => worker[field]));
   const ready = workers.filter((worker) => worker.state === "ready").length;
   setText(part("accepts"), format.rate(rates.accepts));
   setText(part("accepted"), `${format.count(counters.accepted)} so far`);
@@ -134,7 +134,8 @@ function showWorkers(workers) {
     const name = create("th", "");
     name.scope = "row";
     name.append(create("span", `swatch slot${slot % COLOURS}`), String(id));
-    row.append(name, create("td"), ...Array.from({ length: 10 }, () => create("td", "number")));
+    row.append(name, create("td"));
+    for (let cell = 0; cell < 10; cell += 1) row.append(create("td", "number"));
     if (actions !== null) row.append(actions.cellOf(id));
     return row;
   };
@@ -163,7 +164,8 @@ function showListeners(listeners) {
     const row = create("tr");
     const name = create("th");
     name.scope = "row";
-    row.append(name, create("td"), create("td"), ...Array.from({ length: 5 }, () => create("td", "number", format.NOTHING)));
+    row.append(name, create("td"), create("td"));
+    for (let cell = 0; cell < 5; cell += 1) row.append(create("td", "number", format.NOTHING));
     return row;
   };
   follow(part("listeners"), listeners, (listener) => listener.address, make, (row, listener) => {
@@ -173,7 +175,7 @@ function showListeners(listeners) {
     const counts = isShared ? [] : [
       format.rate(rates.listeners.get(listener.address)),
       format.count(listener.accepted),
-      format.count(Object.values(listener.redealt).reduce((sum, count) => sum + count, 0)),
+      format.count(total(Object.values(listener.redealt))),
       format.count(listener.returned),
       format.count(listener.expired),
     ];
@@ -187,6 +189,10 @@ function stateOf({ paused, is_asked_for: isAskedFor, policy }) {
   if (paused) return ["paused", "warn"];
   if (!isAskedFor) return ["no worker asked for it", "warn"];
   return [policy === "shared" ? "workers accept" : "dealing", "good"];
+}
+
+function total(numbers) {
+  return numbers.reduce((sum, number) => sum + number, 0);
 }
 
 // The cells after the first one.
