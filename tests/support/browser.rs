@@ -33,7 +33,8 @@ pub struct Browser {
 pub struct Page {
     browser: Browser,
     session: String,
-    url: String,
+    /// Where it has been.
+    urls: Vec<String>,
 }
 
 impl Browser {
@@ -60,15 +61,12 @@ impl Browser {
         let tab = self.call(None, "Target.createTarget", json!({ "url": "about:blank" }));
         let attach = json!({ "targetId": tab["targetId"], "flatten": true });
         let session = self.call(None, "Target.attachToTarget", attach)["sessionId"].as_str().unwrap().to_owned();
-        let mut page = Page { browser: self, session, url: url.to_owned() };
+        let mut page = Page { browser: self, session, urls: Vec::new() };
         for domain in ["Page", "Runtime", "Log", "Network"] {
             page.call(&format!("{domain}.enable"), json!({}));
         }
         page.size(1280, 800);
-        page.call("Page.navigate", json!({ "url": url }));
-        page.value(
-            "new Promise((done) => document.readyState === 'complete' ? done() : addEventListener('load', done))",
-        );
+        page.go(url);
         page
     }
 
@@ -131,6 +129,15 @@ fn read_messages(source: ChildStdout) -> Receiver<Value> {
 impl Page {
     fn call(&mut self, method: &str, params: Value) -> Value {
         self.browser.call(Some(&self.session), method, params)
+    }
+
+    /// Goes elsewhere, and waits until everything has come that is named there.
+    pub fn go(&mut self, url: &str) {
+        self.urls.push(url.to_owned());
+        self.call("Page.navigate", json!({ "url": url }));
+        self.value(
+            "new Promise((done) => document.readyState === 'complete' ? done() : addEventListener('load', done))",
+        );
     }
 
     /// The value of an expression there, or of the promise that it makes.
@@ -213,7 +220,7 @@ impl Page {
     }
 
     /// What the page asked for.
-    pub fn requests(&mut self) -> Vec<String> {
+    pub fn requests(&self) -> Vec<String> {
         let sent = self.happened("Network.requestWillBeSent");
         sent.map(|params| params["request"]["url"].as_str().unwrap().to_owned()).collect()
     }
@@ -234,8 +241,8 @@ impl Page {
         let complaints: Vec<String> = kinds.iter().flat_map(|kind| self.happened(kind)).map(Value::to_string).collect();
         let left: Vec<&String> = complaints.iter().filter(|it| !it.contains(text)).collect();
         assert!(left.is_empty(), "the browser complains: {left:#?}");
-        let url = self.url.clone();
-        let strangers: Vec<String> = self.requests().into_iter().filter(|it| !it.starts_with(&url)).collect();
+        let is_known = |request: &String| self.urls.iter().any(|url| request.starts_with(url));
+        let strangers: Vec<String> = self.requests().into_iter().filter(|request| !is_known(request)).collect();
         assert!(strangers.is_empty(), "asked for: {strangers:?}");
     }
 
