@@ -4,7 +4,6 @@
 
 mod support;
 
-use std::process::Command;
 use std::time::Duration;
 
 use nix::unistd::{SysconfVar, sysconf};
@@ -20,7 +19,7 @@ fn without_a_descriptor_for_accept_the_primary_rests_says_so_once_and_serves_aga
     let before = processes::open_files_limits(croupier.pid()).unwrap();
 
     // Numbers 0 to 2 are taken, and the kernel gives out none from the limit on.
-    limit_open_files(croupier.pid(), 3, before.1);
+    processes::limit_open_files(croupier.pid(), 3, before.1);
     let mut clients: Vec<Client> = (0..10).map(|_| Client::connect(&address).unwrap()).collect();
     clients.iter_mut().for_each(|client| client.send(http::LAST_REQUEST).unwrap());
     croupier.log().wait_for("cannot accept");
@@ -32,7 +31,7 @@ fn without_a_descriptor_for_accept_the_primary_rests_says_so_once_and_serves_aga
     assert!(used < ticks_per_second / 2, "it spins: {used} of {ticks_per_second} ticks");
     assert_eq!(croupier.log().count("cannot accept"), 1, "said once:\n{}", croupier.log());
 
-    limit_open_files(croupier.pid(), before.0, before.1);
+    processes::limit_open_files(croupier.pid(), before.0, before.1);
     for client in &mut clients {
         assert_eq!(client.response().unwrap().status, 200);
     }
@@ -58,11 +57,11 @@ fn without_a_descriptor_what_a_dead_worker_had_not_taken_waits_and_is_not_lost()
     clients.iter_mut().for_each(|client| client.send(http::LAST_REQUEST).unwrap());
 
     let before = processes::open_files_limits(croupier.pid()).unwrap();
-    limit_open_files(croupier.pid(), 3, before.1);
+    processes::limit_open_files(croupier.pid(), 3, before.1);
     kill(Pid::from_raw(workers[0].pid), Signal::SIGKILL).unwrap();
     croupier.log().wait_for("exited signal=9");
     kill(Pid::from_raw(workers[1].pid), Signal::SIGCONT).unwrap();
-    limit_open_files(croupier.pid(), before.0, before.1);
+    processes::limit_open_files(croupier.pid(), before.0, before.1);
     for client in &mut clients {
         assert_eq!(client.response().unwrap().status, 200);
     }
@@ -96,10 +95,4 @@ fn a_primary_that_can_hardly_open_anything_still_serves() {
         assert_eq!(http::get(&address).unwrap().status, 200);
     }
     assert_eq!(croupier.terminate(), Some(0));
-}
-
-fn limit_open_files(pid: i32, soft: u64, hard: u64) {
-    let limits = format!("--nofile={soft}:{hard}");
-    let status = Command::new("prlimit").args(["--pid", &pid.to_string(), &limits]).status().expect("prlimit is there");
-    assert!(status.success());
 }

@@ -7,6 +7,7 @@
 
 pub mod browser;
 pub mod embedded;
+pub mod events;
 pub mod forwarder;
 pub mod http;
 pub mod load;

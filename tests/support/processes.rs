@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::process::Command;
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -133,4 +134,12 @@ pub fn listening_address(pid: i32) -> String {
         })
     };
     super::until(find).expect("it listens")
+}
+
+/// Changes the limits of open files of a process. Needs `prlimit` (util-linux).
+#[track_caller]
+pub fn limit_open_files(pid: i32, soft: u64, hard: u64) {
+    let limits = format!("--nofile={soft}:{hard}");
+    let status = Command::new("prlimit").args(["--pid", &pid.to_string(), &limits]).status().expect("prlimit is there");
+    assert!(status.success());
 }

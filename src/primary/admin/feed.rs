@@ -287,3 +287,102 @@ async fn has_changed<T>(watched: Option<&mut watch::Receiver<T>>) {
         pending::<()>().await;
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use mio::{Poll, Token};
+
+    use super::*;
+    use crate::primary::commands::Inbox;
+    use crate::primary::settings::{self, Settings};
+
+    /// A primary that never runs, and what it is asked.
+    struct Stage {
+        primary: Primary,
+        feed: Feed,
+        source: Source,
+        inbox: Inbox,
+        _poll: Poll,
+    }
+
+    impl Stage {
+        fn new() -> Self {
+            let mut primary = Primary::bind(Settings::of(settings::Command::new("true"))).unwrap();
+            let poll = Poll::new().unwrap();
+            let inbox = Inbox::new(poll.registry(), Token(1)).unwrap();
+            let source = Source::of(&mut primary);
+            Self { feed: source.feed(), primary, source, inbox, _poll: poll }
+        }
+
+        /// How many questions come within a time. None is answered, and whoever asks knows.
+        async fn questions_within(&self, time: Duration) -> usize {
+            let step = Duration::from_millis(10);
+            let mut count = 0;
+            for _ in 0..time.as_millis() / step.as_millis() {
+                count += std::iter::from_fn(|| self.inbox.next()).count();
+                sleep(step).await;
+            }
+            count
+        }
+    }
+
+    const STATUS: Wish = Wish { status: true, output: false, follow: true, last_event: None };
+
+    fn paused() -> tokio::runtime::Runtime {
+        tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build().unwrap()
+    }
+
+    #[test]
+    fn a_hundred_watchers_are_one_question_a_second_and_nobody_is_none() {
+        paused().block_on(async {
+            let stage = Stage::new();
+            let desk = Desk::new(Door::Control, stage.inbox.remote());
+            let watch = || stage.feed.watch(Door::Monitor, STATUS).unwrap();
+            let seen = async {
+                let without_wish = stage.feed.watch(Door::Monitor, Wish { status: false, ..STATUS }).unwrap();
+                let mut counts = vec![stage.questions_within(Duration::from_secs(3)).await];
+                let watchers: Vec<Watcher> = (0..100).map(|_| watch()).collect();
+                counts.push(stage.questions_within(Duration::from_secs(5)).await);
+                drop((watchers, without_wish));
+                // The last one may be on its way.
+                stage.questions_within(Duration::from_secs(2)).await;
+                counts.push(stage.questions_within(Duration::from_secs(3)).await);
+                let late = watch();
+                counts.push(stage.questions_within(Duration::from_millis(500)).await);
+                drop(late);
+                counts
+            };
+            let counts = tokio::select! {
+                () = stage.feed.tell_status(&desk) => panic!("it never ends"),
+                counts = seen => counts,
+            };
+            assert_eq!(counts, [0, 5, 0, 1]);
+        });
+    }
+
+    #[test]
+    fn each_door_has_its_places_and_whoever_leaves_makes_room() {
+        let stage = Stage::new();
+        let watch = |door| stage.feed.watch(door, STATUS);
+        let mut watchers: Vec<_> = (0..CONTROL_WATCHERS_MAX).map(|_| watch(Door::Control).unwrap()).collect();
+        assert!(watch(Door::Control).is_err_and(|problem| problem.to_string() == "32 watch already: try later"));
+        assert!(watch(Door::Monitor).is_ok());
+        watchers.pop();
+        assert!(watch(Door::Control).is_ok());
+    }
+
+    #[test]
+    fn a_silent_stream_has_a_heartbeat_and_ends_with_the_primary() {
+        paused().block_on(async {
+            let Stage { primary, feed, source, inbox, _poll } = Stage::new();
+            let running = tokio::spawn(source.run(Desk::new(Door::Control, inbox.remote())));
+            let mut watcher = feed.watch(Door::Control, Wish { follow: true, ..Wish::default() }).unwrap();
+            let begin = tokio::time::Instant::now();
+            assert_eq!(watcher.next().await, Some(Message::Heartbeat));
+            assert_eq!(begin.elapsed(), HEARTBEAT_EVERY);
+            drop(primary);
+            assert_eq!(watcher.next().await, None);
+            running.await.unwrap();
+        });
+    }
+}
