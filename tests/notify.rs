@@ -163,8 +163,7 @@ fn a_reload_that_fails_is_over_too() {
     std::fs::write(&broken, "").unwrap();
     croupier.signal(Signal::SIGHUP);
     assert!(manager.hear_step().starts_with("RELOADING=1\n"));
-    let ready = manager.hear_step();
-    assert!(ready.starts_with("READY=1\n") && field(&ready, "STATUS").starts_with("2 of 2 workers ready"), "{ready}");
+    assert!(manager.hear_step().starts_with("READY=1\n"));
     croupier.log().wait_for("reload stopped");
     assert_eq!(croupier.terminate(), Some(0));
 }
@@ -201,7 +200,7 @@ fn a_worker_that_is_stopped_does_not_stop_the_watchdog() {
     command.env("WATCHDOG_USEC", "100000");
     let croupier = Croupier::spawn(command);
     manager.wait_for("READY=1");
-    processes::stop(croupier.started()[0].pid);
+    processes::stop(croupier.wait_started(1).pid);
     for _ in 0..20 {
         manager.wait_for("WATCHDOG=1");
     }
