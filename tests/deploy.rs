@@ -189,7 +189,7 @@ fn the_image_runs_croupier_knows_its_health_and_ends_it_well() {
     let address = croupier.wait_ready(1);
     assert_eq!(http::get(&address).unwrap().status, 200);
     assert!(is_healthy());
-    assert_eq!(get(&croupier.monitor(), "/readyz"), 200);
+    wait_until("every worker is ready", || get(&croupier.monitor(), "/readyz") == 200);
     croupier.signal(instructions["STOPSIGNAL"].parse().unwrap());
     assert_eq!(croupier.wait_exit(), Some(0));
     assert!(!is_healthy());
@@ -251,7 +251,8 @@ fn a_pod_is_ready_leaves_the_endpoints_and_finishes_in_its_grace_period() {
         assert_eq!(get_what["port"], "monitor");
         get(&croupier.monitor(), get_what["path"].as_str().unwrap())
     };
-    assert_eq!(["startupProbe", "livenessProbe", "readinessProbe"].map(probe), [200, 200, 200]);
+    wait_until("the startup probe succeeds", || probe("startupProbe") == 200);
+    assert_eq!(["livenessProbe", "readinessProbe"].map(probe), [200, 200]);
     croupier.signal(Signal::SIGTERM);
     wait_until("the readiness probe fails", || probe("readinessProbe") == 503);
     assert_eq!(probe("livenessProbe"), 200);

@@ -1,0 +1,109 @@
+//! What `docs/operations.md` tells operators is there: log lines, options, commands, files.
+
+#![cfg(feature = "cli")]
+
+mod support;
+
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+
+use support::{Outcome, PROGRAM, plain};
+
+const GUIDE: &str = "docs/operations.md";
+
+fn root() -> PathBuf {
+    env!("CARGO_MANIFEST_DIR").into()
+}
+
+fn guide() -> String {
+    std::fs::read_to_string(root().join(GUIDE)).unwrap()
+}
+
+fn help(arguments: &[&str]) -> String {
+    let mut command = plain(PROGRAM);
+    command.args(arguments).arg("--help");
+    Outcome::of(command).assert_ok().stdout.clone()
+}
+
+/// All sources of croupier, with literals that go on in the next line in one.
+fn sources() -> String {
+    fn collect(folder: &Path, text: &mut String) {
+        for path in std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()) {
+            if path.is_dir() {
+                collect(&path, text);
+            } else {
+                text.push_str(&std::fs::read_to_string(path).unwrap());
+            }
+        }
+    }
+    let mut text = String::new();
+    collect(&root().join("src"), &mut text);
+    let lines: Vec<&str> = text.split("\\\n").map(str::trim_start).collect();
+    lines.concat()
+}
+
+/// What stands in the text between an opening and a closing mark.
+fn between<'a>(text: &'a str, open: &str, close: &str) -> Vec<&'a str> {
+    text.split(open).skip(1).filter_map(|rest| rest.split_once(close)).map(|(inside, _)| inside).collect()
+}
+
+/// The parts of a log line that do not differ from one time to the next.
+fn fixed_parts(line: &str) -> impl Iterator<Item = &str> {
+    line.split('…').map(str::trim).filter(|part| part.chars().any(char::is_alphabetic))
+}
+
+/// The first cells of the table of log lines.
+fn log_lines(guide: &str) -> Vec<&str> {
+    let section = guide.split("\n## ").find(|section| section.starts_with("What the log says")).unwrap();
+    section.lines().filter_map(|line| line.strip_prefix("| `")?.split_once("` |")).map(|(line, _)| line).collect()
+}
+
+fn missing_log_lines<'a>(guide: &'a str, sources: &str) -> Vec<&'a str> {
+    let is_missing = |line: &&str| fixed_parts(line).any(|part| !sources.contains(part));
+    log_lines(guide).into_iter().filter(is_missing).collect()
+}
+
+#[test]
+fn every_log_line_is_one_that_croupier_writes() {
+    let (guide, sources) = (guide(), sources());
+    assert!(log_lines(&guide).len() > 20, "the table was found");
+    assert_eq!(missing_log_lines(&guide, &sources), [""; 0]);
+    let wrong = "\n## What the log says\n| `worker=… has gone fishing` | x |\n";
+    assert_eq!(missing_log_lines(wrong, &sources), ["worker=… has gone fishing"]);
+}
+
+#[test]
+fn every_command_and_option_exists() {
+    let guide = guide();
+    let commands: BTreeSet<&str> = between(&guide, "croupier ", "\n")
+        .into_iter()
+        .filter_map(|rest| rest.split([' ', '`', ';', ',', '|', ')']).next())
+        .filter(|word| guide.contains(&format!("`croupier {word}")) || guide.contains(&format!("\ncroupier {word}")))
+        .collect();
+    assert!(commands.contains("reload") && commands.contains("disable"), "{commands:?}");
+    let mut options = help(&["run"]);
+    for command in commands {
+        options += &help(&[command]);
+    }
+    let is_option = |word: &&str| word.chars().all(|it| it.is_ascii_lowercase() || it == '-');
+    let named = between(&guide, "`--", "`").into_iter().chain(between(&guide, " --", " "));
+    let named: BTreeSet<&str> =
+        named.filter_map(|text| text.split([' ', '`', '=', '…']).next()).filter(is_option).collect();
+    let elsewhere = ["now", "time"]; // systemctl's, docker's
+    let unknown: Vec<_> = named
+        .into_iter()
+        .map(|name| name.trim_end_matches('-'))
+        .filter(|name| !name.is_empty() && !elsewhere.contains(name) && !options.contains(&format!("--{name}")))
+        .collect();
+    assert_eq!(unknown, [""; 0]);
+}
+
+#[test]
+fn every_link_leads_somewhere() {
+    let guide = guide();
+    let links = between(&guide, "](", ")");
+    assert!(links.contains(&"../deploy/haproxy.cfg"), "{links:?}");
+    let docs = root().join("docs");
+    let dead: Vec<_> = links.into_iter().filter(|link| !docs.join(link).exists()).collect();
+    assert_eq!(dead, [""; 0]);
+}
