@@ -29,7 +29,7 @@ const MONITOR: &str = "127.0.0.1:3001";
 )]
 pub(super) struct Arguments {
     #[command(subcommand)]
-    pub(super) command: Option<Command>,
+    pub(super) command: Command,
 }
 
 #[derive(Debug, Subcommand)]
@@ -66,6 +66,11 @@ pub(super) enum Command {
 
 #[derive(Debug, Clone, Args)]
 pub(super) struct RunOptions {
+    /// Options from a file: TOML, the keys are the long options, `command` and `env`. Flags and variables come before
+    /// it. A reload reads it again
+    #[arg(long, value_name = "FILE", env = "CROUPIER_CONFIG")]
+    pub(super) config: Option<PathBuf>,
+
     /// Where to listen before any worker runs: HOST:PORT, [IPV6]:PORT, unix:PATH, fd:N or systemd:NAME (inherited
     /// listening sockets); ADDR,policy=NAME gives it a policy of its own. Repeatable; the first is the default of
     /// workers, which may ask for others [default: what systemd has passed; without COMMAND 127.0.0.1:8000]
@@ -382,22 +387,6 @@ pub(super) struct Variable {
     pub(super) value: String,
 }
 
-impl RunOptions {
-    /// Those of `croupier` without a word.
-    pub(super) fn bare() -> Self {
-        #[derive(Parser)]
-        struct Bare {
-            #[command(flatten)]
-            options: RunOptions,
-        }
-        match Bare::try_parse_from(["croupier"]) {
-            Ok(bare) => bare.options,
-            // Only a CROUPIER_* variable can be wrong here.
-            Err(error) => std::process::exit(i32::from(super::usage(&error) != std::process::ExitCode::SUCCESS) * 2),
-        }
-    }
-}
-
 impl FromStr for WorkerCount {
     type Err = String;
 
@@ -570,7 +559,7 @@ mod tests {
     fn a_number_of_workers_to_remove_is_no_option() {
         for text in ["4", "+2", "-1"] {
             let arguments = Arguments::try_parse_from(["croupier", "scale", text, "--name", "x"]).unwrap();
-            let Some(Command::Scale(options)) = arguments.command else { panic!("{arguments:?}") };
+            let Command::Scale(options) = arguments.command else { panic!("{arguments:?}") };
             assert_eq!((options.workers.to_string().as_str(), options.target.name), (text, "x".parse().ok()));
         }
         assert!(Arguments::try_parse_from(["croupier", "scale", "--name", "x", "-1"]).is_ok());

@@ -9,15 +9,27 @@ use nix::unistd::{AccessFlags, access};
 use super::arguments::{EventsTo, RunOptions};
 use super::doors::DoorOptions;
 use super::run::APPEND_REMEDY;
+use super::sources::Given;
 use super::{Exit, Failure, inherited, settings};
 use crate::primary::output::{Destination, Stream};
 use crate::primary::recycle::Recycle;
 use crate::primary::settings::Settings;
 use crate::primary::supervisor::Respawn;
 
-pub(super) fn check(options: RunOptions) -> Result<(), Failure> {
+pub(super) fn check(options: RunOptions, given: &Given) -> Result<(), Failure> {
     let doors = DoorOptions::of(&options);
     let events = options.events.clone();
+    let settings = check_settings(options).and_then(|settings| {
+        check_events(events.as_ref())?;
+        Ok(settings)
+    });
+    let settings = settings.map_err(|failure| given.blame(failure))?;
+    // Nobody reads: nothing to do about it.
+    let _ = std::io::stdout().write_all(effective(&settings, &doors, given).as_bytes());
+    Ok(())
+}
+
+fn check_settings(options: RunOptions) -> Result<Settings, Failure> {
     let settings = settings::resolve(options, inherited::find()?)?;
     settings::check_listeners(&settings)?;
     find_program(&settings)?;
@@ -28,25 +40,23 @@ pub(super) fn check(options: RunOptions) -> Result<(), Failure> {
             })?;
         }
     }
-    let events = events.map_or(Ok("# events: nowhere".into()), |to| where_events_go(&to))?;
-    // Nobody reads: nothing to do about it.
-    let _ = std::io::stdout().write_all((effective(&settings, &doors) + &events + "\n").as_bytes());
-    Ok(())
+    Ok(settings)
 }
 
-fn where_events_go(to: &EventsTo) -> Result<String, Failure> {
-    let path = match to {
-        EventsTo::Stdout => Path::new("-"),
-        EventsTo::File(path) => {
-            let unfit = |why| Failure::new(Exit::Usage, format!("--events {}: {why}; {APPEND_REMEDY}", path.display()));
-            may_append(path).map_err(unfit)?;
-            path
-        }
-    };
-    Ok(format!("events = {}", serde_json::Value::from(path.display().to_string())))
+fn check_events(events: Option<&EventsTo>) -> Result<(), Failure> {
+    match events {
+        None | Some(EventsTo::Stdout) => Ok(()),
+        Some(EventsTo::File(path)) => may_append(path).map_err(|why| {
+            Failure::new(Exit::Usage, format!("--events {}: {why}; {APPEND_REMEDY}", path.display()))
+        }),
+    }
 }
 
-fn find_program(settings: &Settings) -> Result<(), Failure> {
+/// Whether the command is there and may be executed.
+///
+/// # Errors
+/// [`Exit::CannotStartWorkers`].
+pub(super) fn find_program(settings: &Settings) -> Result<(), Failure> {
     let program = Path::new(&settings.command.program);
     let has_slash = program.components().count() > 1 || program.is_absolute();
     let path = std::env::var_os("PATH").unwrap_or_default();
@@ -74,10 +84,8 @@ fn may_append(path: &Path) -> io::Result<()> {
     }
 }
 
-/// One line per setting, in TOML (of which JSON's strings are a part).
-fn effective(settings: &Settings, doors: &DoorOptions) -> String {
-    let text = |text: &str| serde_json::Value::from(text).to_string();
-    let texts = |texts: Vec<String>| serde_json::Value::from(texts).to_string();
+/// One line per setting, in TOML that `--config` takes. Those that [`Settings`] does not have stand there as given.
+fn effective(settings: &Settings, doors: &DoorOptions, given: &Given) -> String {
     let time = |time| text(&humantime::format_duration(time).to_string());
     let Settings { listeners, policy, bind, queue_max, connections_max, command, plan, .. } = settings;
     let words = std::iter::once(&command.program).chain(&command.arguments);
@@ -145,7 +153,31 @@ fn effective(settings: &Settings, doors: &DoorOptions) -> String {
     }
     if let Some(identity) = &settings.identity {
         let groups = serde_json::Value::from(identity.groups.as_slice());
-        lines.push(format!("user = {}\ngroup = {}\n# groups: {groups}", identity.uid, identity.gid));
+        lines.extend([format!("user = {}", identity.uid), format!("group = {}", identity.gid)]);
+        lines.push(format!("# groups: {groups}"));
+    }
+    for (key, words) in &given.options {
+        if !lines.iter().any(|line| line.starts_with(&format!("{key} = "))) {
+            let value = match &words[..] {
+                [] => "true".into(),
+                [word] => text(word),
+                words => texts(words.to_vec()),
+            };
+            lines.push(format!("{key} = {value}"));
+        }
     }
     lines.join("\n") + "\n"
+}
+
+fn text(text: &str) -> String {
+    as_toml(&text.into())
+}
+
+fn texts(texts: Vec<String>) -> String {
+    as_toml(&texts.into())
+}
+
+/// Its texts and lists are TOML's too, but for the one control character that it leaves as it is.
+fn as_toml(json: &serde_json::Value) -> String {
+    json.to_string().replace('\u{7f}', "\\u007f")
 }

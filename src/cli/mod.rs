@@ -4,6 +4,7 @@
 mod arguments;
 mod check;
 mod client;
+mod config_file;
 mod demo;
 mod doors;
 mod event_log;
@@ -14,14 +15,16 @@ mod prefixed;
 mod run;
 mod runtime_directory;
 mod settings;
+mod sources;
 mod upgrade_check;
 mod writer;
 
 use std::process::ExitCode;
 
-use clap::{CommandFactory, Parser};
+use clap::CommandFactory;
 
-use arguments::{Arguments, Command, LogFormat, RunOptions};
+use arguments::{Arguments, Command, LogFormat};
+use sources::{Asked, NotAsked};
 
 /// The exit codes of `croupier`. Their meaning is fixed: scripts and service managers go by them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -55,14 +58,23 @@ impl Failure {
 
 /// Runs the command that this process was started with.
 pub fn main() -> ExitCode {
-    let arguments = match Arguments::try_parse() {
-        Ok(arguments) => arguments,
-        Err(error) => return usage(&error),
+    let Asked { command, given } = match sources::read(std::env::args_os()) {
+        Ok(asked) => asked,
+        Err(NotAsked::Failed(failure)) => {
+            if asked_for_json() {
+                log_writer::speak(LogFormat::Json);
+            }
+            return conclude(Err(failure));
+        }
+        Err(NotAsked::Help(text)) => {
+            // Nobody reads: nothing to do about it.
+            let _ = text.print();
+            return conclude(Ok(()));
+        }
     };
-    let command = arguments.command.unwrap_or_else(|| Command::Run(Box::new(RunOptions::bare())));
-    let done = match command {
-        Command::Run(options) => run::run(*options),
-        Command::Check(options) => check::check(*options),
+    conclude(match command {
+        Command::Run(options) => run::run(*options, &given),
+        Command::Check(options) => check::check(*options, &given),
         Command::Status(options) => client::status(&options),
         Command::Reload(target) => client::reload(&target),
         Command::Upgrade(target) => client::upgrade(&target),
@@ -74,7 +86,11 @@ pub fn main() -> ExitCode {
         Command::Stop(options) => client::stop(&options),
         Command::Demo(options) => demo::demo(&options),
         Command::UpgradeCheck(options) => upgrade_check::upgrade_check(&options),
-    };
+    })
+}
+
+/// The one line of a failure, and the exit code.
+fn conclude(done: Result<(), Failure>) -> ExitCode {
     let exit = match done {
         Ok(()) => Exit::Clean,
         Err(failure) => {
@@ -94,25 +110,15 @@ fn asked_for_json() -> bool {
     is_given || std::env::var("CROUPIER_LOG_FORMAT").is_ok_and(|value| value == "json")
 }
 
-/// Help and version go to stdout as clap has them; an error becomes one line.
-fn usage(error: &clap::Error) -> ExitCode {
-    if !error.use_stderr() {
-        // Nobody reads: nothing to do about it.
-        let _ = error.print();
-        return ExitCode::from(Exit::Clean as u8);
-    }
-    if asked_for_json() {
-        log_writer::speak(LogFormat::Json);
-    }
+/// What clap has against the arguments or the variables, as one line with a remedy.
+fn one_line(error: &clap::Error) -> String {
     let text = error.render().to_string();
     let mut lines = text.lines().map(str::trim).filter(|line| !line.is_empty());
     let what = lines.next().unwrap_or_default().trim_start_matches("error: ").to_owned();
     let missing: Vec<&str> = lines.clone().take_while(|line| line.starts_with(['<', '['])).collect();
     let tip = lines.find_map(|line| line.strip_prefix("tip: "));
-    let mut line = [vec![what.as_str()], missing].concat().join(" ");
+    let line = [vec![what.as_str()], missing].concat().join(" ");
     let subcommand = std::env::args().nth(1).filter(|name| Arguments::command().find_subcommand(name).is_some());
-    let help = || format!("; see croupier {}--help", subcommand.map_or(String::new(), |name| name + " "));
-    line += &tip.map_or_else(help, |tip| format!("; {tip}"));
-    log_writer::say(&line);
-    ExitCode::from(Exit::Usage as u8)
+    let help = || format!("see croupier {}--help", subcommand.map_or(String::new(), |name| name + " "));
+    format!("{line}; {}", tip.map_or_else(help, str::to_owned))
 }

@@ -6,6 +6,7 @@ use super::arguments::{LogFormat, RunOptions};
 use super::doors::{self, DoorOptions};
 use super::event_log::EventLog;
 use super::notify::ServiceManager;
+use super::sources::Given;
 use super::{Exit, Failure, inherited, log_writer, settings};
 use crate::primary::address::Address;
 use crate::primary::admin::Admin;
@@ -32,8 +33,12 @@ const SIGNALS: [Signal; 8] = [
 /// What to do about a file for workers' output that cannot be opened.
 pub(super) const APPEND_REMEDY: &str = "give a file that croupier may append to";
 
-pub(super) fn run(options: RunOptions) -> Result<(), Failure> {
+pub(super) fn run(options: RunOptions, given: &Given) -> Result<(), Failure> {
     log_writer::speak(options.log_format.unwrap_or(LogFormat::Text));
+    run_primary(options, given).map_err(|failure| given.blame(failure))
+}
+
+fn run_primary(options: RunOptions, given: &Given) -> Result<(), Failure> {
     let passed = inherited::find()?;
     let service_manager = ServiceManager::find();
     // Before the first thread: a signal goes to any thread that does not block it.
@@ -84,6 +89,9 @@ pub(super) fn run(options: RunOptions) -> Result<(), Failure> {
         }
         served => Some(served?),
     };
+    if let Some(file) = given.file() {
+        log::info!("config={}", file.display());
+    }
     if is_new {
         announce(&settings, &primary, admin.as_ref(), is_demo);
     }
