@@ -70,7 +70,7 @@ pub(super) fn find_program(settings: &Settings) -> Result<(), Failure> {
     if found {
         return Ok(());
     }
-    let line = format!("{}: not found or not executable; check the command after --", program.display());
+    let line = format!("{}: not found or not executable; check the path of the command", program.display());
     Err(Failure::new(Exit::CannotStartWorkers, line))
 }
 

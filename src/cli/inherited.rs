@@ -11,7 +11,7 @@ use crate::sys::{environment, inherited};
 const FIRST: RawFd = 3;
 
 /// What was passed, and which of it was passed by systemd's protocol (`LISTEN_FDS`).
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 pub(super) struct Passed {
     pub(super) all: Vec<Inherited>,
     activated: Vec<RawFd>,

@@ -12,6 +12,7 @@ mod inherited;
 mod log_writer;
 mod notify;
 mod prefixed;
+mod rereading;
 mod run;
 mod runtime_directory;
 mod settings;

@@ -7,7 +7,7 @@ use super::doors::{self, DoorOptions};
 use super::event_log::EventLog;
 use super::notify::ServiceManager;
 use super::sources::Given;
-use super::{Exit, Failure, inherited, log_writer, settings};
+use super::{Exit, Failure, inherited, log_writer, rereading, settings};
 use crate::primary::address::Address;
 use crate::primary::admin::Admin;
 use crate::primary::output::OpenError;
@@ -54,7 +54,9 @@ fn run_primary(options: RunOptions, given: &Given) -> Result<(), Failure> {
     let mut state = State::claim().map_err(failed("take over from the old image"))?;
     let carried = state.as_mut().map(State::carried_doors).transpose();
     let carried = carried.map_err(failed("take over the control socket"))?.unwrap_or_default();
+    let configuration = given.file().map(|_| rereading::configuration(given.clone(), passed.clone()));
     let mut settings = settings::resolve(options, passed)?;
+    settings.configuration = configuration;
     if state.is_none() {
         settings::check_listeners(&settings)?;
     }

@@ -83,6 +83,7 @@ pub(super) fn resolve(options: RunOptions, passed: Passed) -> Result<Settings, F
         idle_timeout: options.idle_timeout,
         redeal_timeout: options.redeal_timeout.unwrap_or(default.redeal_timeout),
         invocation: Some(invocation()),
+        configuration: None,
         recycle: Recycle {
             after: options.recycle_after.map(|it| it.0),
             age: options.recycle_age.map(|it| it.0),

@@ -1,7 +1,7 @@
 //! What this process is asked to do, from all its sources: flags, then `CROUPIER_*` variables, then the configuration
 //! file. What the file says is put in front of the flags as further ones, unless a flag or a variable has said it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
@@ -140,6 +140,12 @@ impl Given {
         self.file.as_deref()
     }
 
+    /// The options that `now` says otherwise.
+    pub(super) fn changed_in<'a>(&'a self, now: &'a Self) -> impl Iterator<Item = &'a str> {
+        let keys: BTreeSet<&String> = self.options.keys().chain(now.options.keys()).collect();
+        keys.into_iter().filter(|key| self.options.get(*key) != now.options.get(*key)).map(String::as_str)
+    }
+
     /// The failure of an option that the file has given names the file and the line. Failures that are about an option
     /// begin with its flag.
     pub(super) fn blame(&self, failure: Failure) -> Failure {
@@ -148,6 +154,11 @@ impl Given {
             rest.filter(|rest| !rest.starts_with(is_of_a_name))
         };
         let blamed = self.lines.iter().find_map(|(key, at)| Some((key, at, begins_with(key)?)));
+        if failure.exit == Exit::CannotStartWorkers
+            && let (Some(file), Some(at)) = (&self.file, self.lines.get(COMMAND))
+        {
+            return Failure { line: format!("{}:{at}: {COMMAND}: {}", file.display(), failure.line), ..failure };
+        }
         match (&self.file, blamed) {
             (Some(file), Some((key, at, rest))) => {
                 Failure { line: format!("{}:{at}: {key}{rest}", file.display()), ..failure }

@@ -37,8 +37,11 @@ pub enum Command {
     Status(Answer<Status>),
     /// As much as a health check needs.
     Glance(Answer<Glance>),
-    /// Replace every worker. The answer comes at the end of the reload.
+    /// Read the [configuration](settings::Configuration) again, if there is one, and replace every worker. The answer
+    /// comes at the end of the reload.
     Reload(Answer<Result<(), Refused>>),
+    /// The configuration was read again, as a reload had asked for. Without one this is ignored.
+    Reconfigure(Result<Box<Settings>, String>),
     /// Replace this image by the program at its path. Answered only if that fails: what succeeds ends every thread.
     Upgrade(Answer<Refused>),
     /// Have another number of workers. The answer comes at once.
@@ -110,6 +113,9 @@ pub enum Refused {
     /// The program at the primary's path cannot take over.
     #[error("{0}; the running one goes on")]
     NoUpgrade(String),
+    /// What a reload has read makes no sense.
+    #[error("{0}; nothing was reloaded, the old configuration goes on")]
+    BadConfiguration(String),
     /// Too many wait for the end of a reload.
     #[error("too many wait for the end of a reload")]
     TooManyWaiting,
@@ -246,13 +252,32 @@ impl Remote {
     /// # Errors
     /// [`Unsent`]; the command's answer is dropped.
     pub fn send(&self, command: Command) -> Result<(), Unsent> {
+        self.try_send(command).map_err(|(why, _)| why)
+    }
+
+    /// Sends a command, and tries again as long as too many wait: the event loop obeys them all the time. Not for the
+    /// thread that runs the primary.
+    ///
+    /// # Errors
+    /// [`Unsent::Ended`]; the command is dropped.
+    pub(super) fn send_in_turn(&self, mut command: Command) -> Result<(), Unsent> {
+        loop {
+            match self.try_send(command) {
+                Err((Unsent::Busy, again)) => command = again,
+                sent => return sent.map_err(|(why, _)| why),
+            }
+            std::thread::yield_now();
+        }
+    }
+
+    fn try_send(&self, command: Command) -> Result<(), (Unsent, Command)> {
         let sent = match &*self.lock() {
             Some(commands) => commands.try_send(command),
-            None => return Err(Unsent::Ended),
+            None => return Err((Unsent::Ended, command)),
         };
         sent.map_err(|error| match error {
-            TrySendError::Full(_) => Unsent::Busy,
-            TrySendError::Disconnected(_) => Unsent::Ended,
+            TrySendError::Full(command) => (Unsent::Busy, command),
+            TrySendError::Disconnected(command) => (Unsent::Ended, command),
         })?;
         self.wake();
         Ok(())

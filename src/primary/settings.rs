@@ -1,9 +1,11 @@
 //! What a primary is to do. Plain data, already validated by whoever made it.
 
 use std::ffi::OsString;
+use std::fmt;
 use std::io;
 use std::os::fd::RawFd;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::address::Address;
@@ -53,6 +55,8 @@ pub struct Settings {
     pub recycle: Recycle,
     /// How this process was started, for an upgrade in place; `None`: there is none.
     pub invocation: Option<Invocation>,
+    /// What a reload reads again before it replaces workers; `None`: nothing.
+    pub configuration: Option<Configuration>,
     /// What a worker is, unless its slot is a group's.
     pub command: Command,
     /// Workers with commands of their own. They have the first slots: `plan.worker_count` counts them too.
@@ -89,6 +93,10 @@ pub struct Group {
 
 /// A variable of the environment: its name and its value.
 pub type Variable = (OsString, OsString);
+
+/// Where the settings come from, to read them again.
+#[derive(Clone)]
+pub struct Configuration(Arc<dyn Fn() -> Result<Settings, String> + Send + Sync>);
 
 /// What a worker executes, with what, and where.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -156,6 +164,7 @@ impl Settings {
             redeal_timeout: REDEAL_TIMEOUT_DEFAULT,
             recycle: Recycle::default(),
             invocation: None,
+            configuration: None,
             command,
             groups: Vec::new(),
             open_files: None,
@@ -184,6 +193,22 @@ impl Settings {
         given.filter(|name| name.len() <= NAME_MAX_BYTES).unwrap_or_else(|| format!("croupier-{}", std::process::id()))
     }
 
+    /// Takes what can change while a primary runs from `new`, and keeps the rest: what is bound, opened, or was passed
+    /// on is what it is, and so are the name and the groups.
+    pub fn adopt(&mut self, new: Settings) {
+        self.declared_only = new.declared_only;
+        self.queue_max = new.queue_max;
+        self.connections_max = new.connections_max;
+        self.stall_after = new.stall_after;
+        self.hang_timeout = new.hang_timeout;
+        self.redeal_timeout = new.redeal_timeout;
+        self.recycle = new.recycle;
+        self.command = new.command;
+        self.identity = new.identity;
+        self.idle_timeout = new.idle_timeout;
+        self.plan = Plan { outlives_workers: self.plan.outlives_workers, ..new.plan };
+    }
+
     /// What the worker of `slot` executes.
     pub fn command_of(&self, slot: Slot) -> &Command {
         let mut slot_count = 0;
@@ -203,6 +228,24 @@ impl Settings {
     pub fn policy_named(&self, name: &str) -> Option<PolicyKind> {
         let own = self.listeners.iter().filter_map(|spec| spec.policy.as_ref()).chain([&self.policy]);
         own.chain(&PolicyKind::BUILT_IN).find(|kind| kind.name() == name).cloned()
+    }
+}
+
+impl Configuration {
+    /// `read` is called in a thread of its own, where it may take its time. An error is one line: what is wrong where,
+    /// and the remedy.
+    pub fn new(read: impl Fn() -> Result<Settings, String> + Send + Sync + 'static) -> Self {
+        Self(Arc::new(read))
+    }
+
+    pub(super) fn read(&self) -> Result<Settings, String> {
+        (self.0)()
+    }
+}
+
+impl fmt::Debug for Configuration {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Configuration")
     }
 }
 

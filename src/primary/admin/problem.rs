@@ -44,6 +44,7 @@ impl From<Refused> for Problem {
             Refused::NoSuchWorker(_) => StatusCode::NOT_FOUND,
             Refused::OutOfRange { .. } => StatusCode::BAD_REQUEST,
             Refused::NotReady(_) | Refused::NotStarted(_) | Refused::NoUpgrade(_) => StatusCode::INTERNAL_SERVER_ERROR,
+            Refused::BadConfiguration(_) => StatusCode::UNPROCESSABLE_ENTITY,
             Refused::TooManyWaiting => StatusCode::TOO_MANY_REQUESTS,
         };
         Self::new(status, refused.to_string())

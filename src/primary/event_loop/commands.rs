@@ -93,6 +93,7 @@ impl Primary {
             Command::Status(answer) => answer.give(self.status()),
             Command::Glance(answer) => answer.give(self.glance()),
             Command::Reload(answer) => self.reload(answer),
+            Command::Reconfigure(read) => self.reconfigure(read),
             Command::Upgrade(answer) => {
                 self.upgrade_requests.push(answer);
                 self.upgrade_requested();
@@ -121,12 +122,12 @@ impl Primary {
         if self.reload_requests.count() >= RELOAD_REQUESTS_MAX {
             return answer.give(Err(Refused::TooManyWaiting));
         }
-        if self.supervisor.is_reloading() {
+        if self.is_reloading() {
             self.reload_requests.queued.push(answer);
         } else {
             self.reload_requests.current.push(answer);
         }
-        self.decide(Event::ReloadRequested);
+        self.request_reload();
     }
 
     /// Both those who began a reload and those who came too late to wait for another one hear how it ended.
@@ -136,6 +137,10 @@ impl Primary {
             ReloadEnd::NotReady => {
                 let why = self.last_failure.clone().unwrap_or_else(|| "it did not become ready".into());
                 self.reload_requests.answer_current(&Err(Refused::NotReady(why)));
+            }
+            ReloadEnd::Misconfigured => {
+                let why = self.reconfiguration.mistake.clone();
+                self.reload_requests.answer_current(&Err(Refused::BadConfiguration(why)));
             }
             ReloadEnd::Stopping => self.refuse_reload_requests(),
         }
@@ -147,7 +152,7 @@ impl Primary {
         self.reload_requests.answer_current(&Err(Refused::Stopping));
     }
 
-    fn scale_as_told(&mut self, scale: Scale) -> Result<Scaled, Refused> {
+    pub(super) fn scale_as_told(&mut self, scale: Scale) -> Result<Scaled, Refused> {
         if !self.supervisor.is_running() {
             return Err(Refused::Stopping);
         }

@@ -149,7 +149,7 @@ impl Primary {
         Ok(pid)
     }
 
-    fn reload_ended(&mut self, end: ReloadEnd) {
+    pub(super) fn reload_ended(&mut self, end: ReloadEnd) {
         self.answer_reload_requests(end);
         self.subscribers.tell(|| events::Event::Reload { end });
         match end {
@@ -158,8 +158,12 @@ impl Primary {
                 let why = self.last_failure.as_deref().unwrap_or("it did not become ready");
                 log::error!("reload stopped: the new worker failed: {why} [the old ones go on]");
             }
+            ReloadEnd::Misconfigured => {
+                log::error!("no reload: {} [the old configuration goes on]", self.reconfiguration.mistake);
+            }
             ReloadEnd::Stopping => log::warn!("no reload: croupier is stopping"),
         }
+        self.conclude_reconfiguration(end);
     }
 
     /// Whose limits are reached goes to the supervisor; again after a while, should its replacement have failed.

@@ -27,6 +27,7 @@ use crate::protocol::time::Monotonic;
 use crate::sys::process;
 use crate::sys::signals::{Signal, Signals};
 use commands::{Departure, ReloadRequests};
+use reconfiguring::Reconfiguration;
 use token::Source;
 
 mod coming_back;
@@ -35,6 +36,7 @@ mod conversation;
 mod effects;
 mod listening;
 mod messages;
+mod reconfiguring;
 mod report;
 mod token;
 mod upgrade;
@@ -54,6 +56,7 @@ pub struct Primary {
     signals: Option<Signals>,
     commands: Inbox,
     reload_requests: ReloadRequests,
+    reconfiguration: Reconfiguration,
     /// The variables of slots that were forked.
     forked: BTreeMap<Slot, Vec<Variable>>,
     departures: Vec<Departure>,
@@ -164,6 +167,7 @@ impl Primary {
             enabled: Enabled { is_enabled: true, since_unix_seconds: started_unix_seconds },
             commands: Inbox::new(poll.registry(), Source::Commands.token())?,
             reload_requests: ReloadRequests::default(),
+            reconfiguration: Reconfiguration::default(),
             forked: BTreeMap::new(),
             departures: Vec::new(),
             doors: CarriedDoors::default(),
@@ -405,7 +409,7 @@ impl Primary {
                 Signal::SIGCHLD => self.reap_strangers(),
                 Signal::SIGHUP => {
                     log::info!("signal={signal} [reloading]");
-                    self.decide(Event::ReloadRequested);
+                    self.request_reload();
                 }
                 Signal::SIGTTIN => self.scale(signal, self.supervisor.worker_count() + 1),
                 Signal::SIGTTOU => self.scale(signal, self.supervisor.worker_count().saturating_sub(1)),

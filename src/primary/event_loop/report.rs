@@ -45,7 +45,7 @@ impl Primary {
         let ready = self.workers.iter().filter(|worker| worker.state() == lifecycle::State::Ready);
         Glance {
             state: self.state(),
-            is_reloading: self.supervisor.is_reloading(),
+            is_reloading: self.is_reloading(),
             workers_ready: ready.count() as u32,
             workers_wanted: self.supervisor.worker_count(),
             workers: self.workers.iter().count() as u32,

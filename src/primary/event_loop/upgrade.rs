@@ -47,6 +47,7 @@ impl Primary {
         // Orphans that ended between the two images raise no signal any more.
         while process::reap_stranger(|pid| primary.workers.has_process(pid)).is_some() {}
         log::info!("took over from version={} upgrades={}", state.croupier, state.upgrade_count);
+        primary.follow_worker_count(state.configured_workers.unwrap_or(primary.settings.plan.worker_count));
         Ok(primary)
     }
 
@@ -144,6 +145,7 @@ impl Primary {
             monitor: monitor.map(|it| (baggage.pack(it.socket.as_fd()), it.wanted.to_string())),
             open_files: self.settings.open_files,
             supervisor: self.supervisor.clone(),
+            configured_workers: Some(self.settings.plan.worker_count),
             listeners: self.listeners.iter().map(|listener| listener.save(&mut baggage)).collect(),
             retired: self.retired,
             workers: self.workers.save(&mut baggage),

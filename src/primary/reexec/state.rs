@@ -60,6 +60,9 @@ pub struct State {
     pub monitor: Option<(RawFd, String)>,
     /// The plan and where it stands.
     pub supervisor: Supervisor,
+    /// How many workers the settings asked for, whatever there have been since.
+    #[serde(default)]
+    pub configured_workers: Option<u32>,
     /// The listeners, in the order in which lanes count them.
     pub listeners: Vec<listeners::Saved>,
     /// What happened on listeners that are gone.

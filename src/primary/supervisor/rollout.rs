@@ -36,6 +36,8 @@ pub enum ReloadEnd {
     },
     /// A new worker did not become ready: the old ones that are left go on.
     NotReady,
+    /// The configuration that was to be read again makes no sense: nobody was replaced. Not the supervisor's affair.
+    Misconfigured,
     /// Croupier is stopping.
     Stopping,
 }

@@ -1,0 +1,217 @@
+//! A reload and an upgrade read the configuration file again: what changes, what stays, and what a mistake leaves be.
+#![cfg(feature = "cli")]
+
+mod support;
+
+use std::fs;
+
+use nix::sys::signal::Signal;
+
+use support::{Croupier, Directory, http, processes, wait_until};
+
+/// A primary with a configuration file that the test rewrites.
+struct Configured {
+    directory: Directory,
+    croupier: Croupier,
+}
+
+impl Configured {
+    fn new(text: &str, options: &[&str]) -> Self {
+        let directory = Directory::new();
+        let path = directory.file("croupier.toml");
+        fs::write(&path, text).unwrap();
+        let mut run = support::run(&["--config", &path]);
+        run.args(options);
+        Self { croupier: Croupier::spawn(run), directory }
+    }
+
+    /// In one piece, as editors do it.
+    fn write(&self, text: &str) {
+        fs::write(self.directory.file("new"), text).unwrap();
+        fs::rename(self.directory.file("new"), self.directory.file("croupier.toml")).unwrap();
+    }
+
+    fn reload(&self) {
+        self.croupier.client(&["reload"]).assert_ok();
+    }
+
+    fn generation(&self) -> u64 {
+        self.croupier.status()["generation"].as_u64().unwrap()
+    }
+
+    /// The pids of workers that are ready.
+    fn ready(&self) -> Vec<i32> {
+        let status = self.croupier.status();
+        let workers = status["workers"].as_array().unwrap().iter();
+        workers.filter(|it| it["state"] == "ready").map(|it| it["pid"].as_i64().unwrap() as i32).collect()
+    }
+
+    /// The variable of every ready worker, once there are as many.
+    fn modes(&self, count: usize) -> Vec<String> {
+        let ready = support::until(|| Some(self.ready()).filter(|ready| ready.len() == count));
+        let mode = |pid| processes::environment(pid).get("MODE").cloned().unwrap_or_default();
+        ready.unwrap_or_else(|| panic!("there are never {count} ready")).into_iter().map(mode).collect()
+    }
+
+    fn serves(&self) {
+        assert_eq!(http::get(&self.croupier.address()).unwrap().status, 200);
+    }
+}
+
+#[test]
+fn a_reload_reads_the_file_and_flags_go_on_to_come_before_it() {
+    let configured = Configured::new("workers = 1\nenv = { MODE = 'one' }\nqueue-max = 7", &["--backlog", "17"]);
+    configured.croupier.wait_ready(1);
+    assert_eq!(configured.modes(1), ["one"]);
+    configured.write("workers = 2\nbacklog = 18\nenv = { MODE = 'two' }\nchdir = '/'\nkill-delay = '3s'");
+    configured.croupier.signal(Signal::SIGHUP);
+    configured.croupier.log().wait_for("reload done generation=1");
+    assert_eq!(configured.modes(2), ["two", "two"]);
+    for pid in configured.ready() {
+        assert_eq!(fs::read_link(format!("/proc/{pid}/cwd")).unwrap().to_str(), Some("/"));
+    }
+    configured.serves();
+    // What a flag says is not asked of the file, and so nothing of it changed.
+    assert_eq!(configured.croupier.log().count("a reload cannot change"), 0);
+
+    configured.write("workers = 1\nenv = { MODE = 'three' }");
+    configured.reload();
+    assert_eq!(configured.modes(1), ["three"]);
+    assert_eq!(configured.generation(), 2);
+}
+
+#[test]
+fn a_mistake_in_the_file_is_logged_and_told_and_nothing_is_reloaded() {
+    let configured = Configured::new("workers = 2\nenv = { MODE = 'old' }", &[]);
+    configured.croupier.wait_ready(2);
+    let (before, log) = (configured.ready(), configured.croupier.log());
+    let mistakes: [(&str, &str); 5] = [
+        ("workers = 2\nqueue-max = 'many'", "croupier.toml:2: queue-max = 'many': "),
+        ("\n\nqueue-maxx = 1", "croupier.toml:3: queue-maxx: there is no such key; did you mean queue-max?"),
+        ("workers = = 2", "croupier.toml:1: "),
+        ("chdir = '/no/such/directory'", "croupier.toml:1: chdir /no/such/directory: there is no such directory"),
+        ("env = { MODE = 'new' }\ncommand = ['/no/such']", "croupier.toml:2: command: /no/such: not found"),
+    ];
+    for (index, (text, part)) in mistakes.iter().enumerate() {
+        configured.write(text);
+        configured.croupier.signal(Signal::SIGHUP);
+        let lines = log.wait_for_count("ERROR no reload: ", 2 * index + 1);
+        let line = lines.last().unwrap();
+        assert!(line.contains(part) && line.ends_with("[the old configuration goes on]"), "no {part:?} in {line}");
+        configured.croupier.client(&["reload"]).assert_failed(1, part);
+    }
+    fs::remove_file(configured.directory.file("croupier.toml")).unwrap();
+    configured.croupier.client(&["reload"]).assert_failed(1, "croupier.toml: No such file or directory");
+    nix::unistd::mkfifo(configured.directory.file("croupier.toml").as_str(), nix::sys::stat::Mode::S_IRWXU).unwrap();
+    configured.croupier.client(&["reload"]).assert_failed(1, "croupier.toml: no plain file");
+    assert_eq!((configured.ready(), configured.generation()), (before, 0));
+    // And a worker that ends is replaced by one of the old configuration.
+    processes::send(configured.ready()[0], Signal::SIGKILL);
+    log.wait_for_count(" listening on ", 3);
+    assert_eq!(configured.modes(2), ["old", "old"]);
+    configured.serves();
+}
+
+#[test]
+fn what_cannot_change_is_named_with_the_remedy_and_the_rest_is_reloaded() {
+    let configured = Configured::new("workers = 1\nname = 'configured-a'", &[]);
+    configured.croupier.wait_ready(1);
+    let text = "workers = 1\nname = 'configured-b'\nunix-mode = 600\nlog-format = 'json'\nenv = { MODE = 'new' }";
+    configured.write(text);
+    configured.reload();
+    let line = configured.croupier.log().wait_for("a reload cannot change these");
+    let stays = "name, unix-mode until croupier is started anew; log-format until `croupier upgrade`";
+    assert!(line.contains("WARN") && line.ends_with(stays), "{line}");
+    assert_eq!(configured.modes(1), ["new"]);
+    assert_eq!(configured.croupier.status()["name"], "configured-a");
+    configured.croupier.client(&["upgrade"]).assert_ok();
+    configured.reload();
+    let lines = configured.croupier.log().wait_for_count("a reload cannot change these", 1);
+    assert_eq!(lines.len(), 1, "the new image began with the new file");
+    configured.croupier.log().wait_for("{\"level\":\"info\"");
+}
+
+/// A configuration is good if workers come up with it.
+#[test]
+fn when_the_new_workers_fail_the_old_configuration_is_in_force_again() {
+    let configured = Configured::new("workers = 2\nenv = { MODE = 'good' }", &[]);
+    configured.croupier.wait_ready(2);
+    configured.write("workers = 3\nenv = { MODE = 'bad' }\nstart-timeout = '1s'\ncommand = ['false']");
+    configured.croupier.client(&["reload"]).assert_failed(1, "the new worker failed");
+    configured.croupier.log().wait_for("the old configuration is in force again");
+    assert_eq!(configured.modes(2), ["good", "good"]);
+    let before = configured.ready();
+    before.iter().for_each(|pid| processes::send(*pid, Signal::SIGKILL));
+    wait_until("both are replaced", || {
+        configured.ready().len() == 2 && configured.ready().iter().all(|pid| !before.contains(pid))
+    });
+    assert_eq!(configured.modes(2), ["good", "good"]);
+    configured.write("workers = 1\nenv = { MODE = 'better' }");
+    configured.reload();
+    assert_eq!(configured.modes(1), ["better"]);
+    configured.serves();
+}
+
+#[test]
+fn what_somebody_has_scaled_to_stays_until_the_file_says_another_number() {
+    let configured = Configured::new("workers = 1", &[]);
+    configured.croupier.wait_ready(1);
+    configured.croupier.client(&["scale", "3"]).assert_ok();
+    configured.modes(3);
+    configured.write("workers = 1\nenv = { MODE = 'new' }");
+    configured.reload();
+    assert_eq!(configured.modes(3), ["new"; 3]);
+    configured.croupier.client(&["upgrade"]).assert_ok();
+    assert_eq!(configured.modes(3), ["new"; 3]);
+    configured.write("workers = 2");
+    configured.reload();
+    assert_eq!(configured.modes(2), [""; 2]);
+}
+
+#[test]
+fn an_upgrade_reads_the_file_too_and_does_not_happen_if_it_is_wrong() {
+    let configured = Configured::new("workers = 1", &[]);
+    configured.croupier.wait_ready(1);
+    configured.write("workers = 0");
+    let part = "croupier.toml:1: workers = 0: give a number from 1 to 4096, or auto";
+    configured.croupier.client(&["upgrade"]).assert_failed(1, part);
+    assert_eq!(configured.croupier.status()["upgrades"], 0);
+    configured.write("workers = 2\nenv = { MODE = 'new' }");
+    configured.croupier.client(&["upgrade"]).assert_ok();
+    let modes = configured.modes(2);
+    assert!(modes.contains(&"new".to_owned()) && modes.contains(&String::new()), "only the second is new: {modes:?}");
+    configured.reload();
+    assert_eq!(configured.modes(2), ["new"; 2]);
+    configured.serves();
+}
+
+/// Requests that come while one is under way are one more, and all are answered.
+#[test]
+fn many_reloads_at_once_end_with_what_the_file_says_last() {
+    let configured = Configured::new("workers = 1", &[]);
+    configured.croupier.wait_ready(1);
+    for round in 0..5 {
+        configured.write(&format!("workers = 1\nenv = {{ MODE = '{round}' }}"));
+        std::thread::scope(|scope| {
+            for _ in 0..4 {
+                scope.spawn(|| configured.reload());
+                configured.croupier.signal(Signal::SIGHUP);
+            }
+        });
+        configured.reload();
+        assert_eq!(configured.modes(1), [round.to_string()]);
+    }
+    assert_eq!(configured.croupier.log().count("ERROR"), 0);
+    configured.serves();
+}
+
+/// The thread that reads is of no use any more, and nobody waits for what it found.
+#[test]
+fn a_stop_while_the_file_is_read_ends_as_ever() {
+    for _ in 0..5 {
+        let mut configured = Configured::new("workers = 1", &[]);
+        configured.croupier.wait_ready(1);
+        configured.croupier.signal(Signal::SIGHUP);
+        assert_eq!(configured.croupier.terminate(), Some(0));
+    }
+}
