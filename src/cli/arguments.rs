@@ -238,6 +238,10 @@ pub(super) struct RunOptions {
     #[arg(long, value_name = "FILE|-", env = "CROUPIER_EVENTS", value_parser = events_to())]
     pub(super) events: Option<EventsTo>,
 
+    /// Keep primary.pid and worker.ID.pid in this directory, as long as those processes run [default: no such files]
+    #[arg(long, value_name = "DIR", env = "CROUPIER_PID_DIR")]
+    pub(super) pid_dir: Option<PathBuf>,
+
     /// How log lines look [default: text]
     #[arg(long, value_name = "FORMAT", env = "CROUPIER_LOG_FORMAT")]
     pub(super) log_format: Option<LogFormat>,

@@ -11,6 +11,7 @@ mod event_log;
 mod inherited;
 mod log_writer;
 mod notify;
+mod pid_files;
 mod prefixed;
 mod rereading;
 mod run;

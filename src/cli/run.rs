@@ -6,6 +6,7 @@ use super::arguments::{LogFormat, RunOptions};
 use super::doors::{self, DoorOptions};
 use super::event_log::EventLog;
 use super::notify::ServiceManager;
+use super::pid_files::PidFiles;
 use super::sources::Given;
 use super::{Exit, Failure, inherited, log_writer, rereading, settings};
 use crate::primary::address::Address;
@@ -51,9 +52,12 @@ fn run_primary(options: RunOptions, given: &Given) -> Result<(), Failure> {
     log_writer::install(level);
     let doors = DoorOptions::of(&options);
     let (is_demo, events) = (options.command.is_empty(), options.events.clone());
+    let pid_dir = options.pid_dir.clone();
     let mut state = State::claim().map_err(failed("take over from the old image"))?;
     let carried = state.as_mut().map(State::carried_doors).transpose();
     let carried = carried.map_err(failed("take over the control socket"))?.unwrap_or_default();
+    let lock = state.as_mut().map(State::carried_lock).transpose();
+    let lock = lock.map_err(failed("take over the pid directory"))?.flatten();
     let configuration = given.file().map(|_| rereading::configuration(given.clone(), passed.clone()));
     let mut settings = settings::resolve(options, passed)?;
     settings.configuration = configuration;
@@ -83,14 +87,10 @@ fn run_primary(options: RunOptions, given: &Given) -> Result<(), Failure> {
         StartError::EventLoop(_) => Failure::new(Exit::Failed, error.to_string()),
     })?;
     primary.obey(signals).map_err(failed("read signals"))?;
-    let admin = match doors::open(&mut primary, doors, carried) {
-        Err(failure) if !is_new => {
-            // The service matters more than the door to it.
-            log::error!("{} [going on without control socket and monitor]", failure.line);
-            None
-        }
-        served => Some(served?),
-    };
+    let admin = doors::open(&mut primary, doors, carried);
+    let admin = going_on_without("control socket and monitor", is_new, admin)?;
+    let pid_files = PidFiles::keep(&mut primary, pid_dir.as_deref(), lock);
+    let pid_files = going_on_without("pid files", is_new, pid_files)?.flatten();
     if let Some(file) = given.file() {
         log::info!("config={}", file.display());
     }
@@ -101,8 +101,19 @@ fn run_primary(options: RunOptions, given: &Given) -> Result<(), Failure> {
     let events = events.map_err(failed("start a thread for events"))?;
     let notifier = service_manager.and_then(|manager| manager.notify(&mut primary));
     let ending = primary.run().map_err(failed("wait for events"))?;
-    drop((admin, notifier, events));
+    drop((admin, notifier, events, pid_files));
     conclude(&ending, &command, shutdown_timeout)
+}
+
+/// At the start everything must be there. To an image that takes over the service matters more than what comes with it.
+fn going_on_without<T>(what: &str, is_new: bool, made: Result<T, Failure>) -> Result<Option<T>, Failure> {
+    match made {
+        Err(failure) if !is_new => {
+            log::error!("{} [going on without {what}]", failure.line);
+            Ok(None)
+        }
+        made => made.map(Some),
+    }
 }
 
 /// SIGCHLD only as PID 1, which inherits strangers: our own children are waited for through their pidfds.

@@ -17,7 +17,7 @@ use super::lifecycle;
 use super::listener_spec::BadListener;
 use super::listeners::{BindError, Counters, Listener};
 use super::output::{OpenError, Outputs};
-use super::reexec::{CarriedDoors, Trial};
+use super::reexec::{CarriedDoors, CarriedLock, Trial};
 use super::settings::{Inherited, Settings, Variable, WORKERS_MAX};
 use super::status::Enabled;
 use super::supervisor::{Event, Outcome, Stop, Supervisor};
@@ -62,6 +62,8 @@ pub struct Primary {
     departures: Vec<Departure>,
     /// The sockets of whoever lets others watch and command this primary, kept for the next image.
     doors: CarriedDoors,
+    /// A lock of whoever runs this primary, kept for the next image.
+    lock: Option<CarriedLock>,
     /// A lane knows its listener by its index, so a closed one stays until no lane does.
     listeners: Vec<Listener>,
     /// What happened on listeners that are gone.
@@ -171,6 +173,7 @@ impl Primary {
             forked: BTreeMap::new(),
             departures: Vec::new(),
             doors: CarriedDoors::default(),
+            lock: None,
             supervisor: Supervisor::new(settings.plan),
             next_due_look: (!settings.recycle.is_off()).then_some(now),
             settings,
@@ -204,6 +207,11 @@ impl Primary {
     /// [`State::carried_doors`](super::reexec::state::State::carried_doors).
     pub fn carry(&mut self, doors: CarriedDoors) {
         self.doors = doors;
+    }
+
+    /// Takes a lock to the next image. See [`State::carried_lock`](super::reexec::state::State::carried_lock).
+    pub fn carry_lock(&mut self, lock: CarriedLock) {
+        self.lock = Some(lock);
     }
 
     /// Its name: given, or made of the first listener's address.

@@ -144,6 +144,7 @@ impl Primary {
             control: control.map(|it| (baggage.pack(it.socket.as_fd()), it.path.clone(), it.identity)),
             monitor: monitor.map(|it| (baggage.pack(it.socket.as_fd()), it.wanted.to_string())),
             open_files: self.settings.open_files,
+            lock: self.lock.as_ref().map(|it| (baggage.pack(it.file.as_fd()), it.directory.clone())),
             supervisor: self.supervisor.clone(),
             configured_workers: Some(self.settings.plan.worker_count),
             listeners: self.listeners.iter().map(|listener| listener.save(&mut baggage)).collect(),

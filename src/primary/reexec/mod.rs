@@ -77,6 +77,15 @@ pub struct CarriedDoors {
     pub monitor: Option<CarriedMonitor>,
 }
 
+/// A file that is locked as long as this process lives, also over an exec, and the directory that it stands for.
+#[derive(Debug)]
+pub struct CarriedLock {
+    /// The file. The lock is its open description's. Source: flock(2).
+    pub file: OwnedFd,
+    /// The directory.
+    pub directory: PathBuf,
+}
+
 /// The new program on trial.
 #[derive(Debug)]
 pub struct Trial {

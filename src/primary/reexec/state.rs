@@ -8,7 +8,7 @@ use std::path::PathBuf;
 use nix::sys::memfd::{MFdFlags, memfd_create};
 use serde::{Deserialize, Serialize};
 
-use super::{CarriedDoors, CarriedMonitor, CarriedSocket, baggage};
+use super::{CarriedDoors, CarriedLock, CarriedMonitor, CarriedSocket, baggage};
 use crate::primary::address::Address;
 use crate::primary::status::Enabled;
 use crate::primary::supervisor::Supervisor;
@@ -58,6 +58,9 @@ pub struct State {
     /// See [`CarriedMonitor`]: descriptor, and the address as it was asked for.
     #[serde(default)]
     pub monitor: Option<(RawFd, String)>,
+    /// See [`CarriedLock`]: descriptor and directory.
+    #[serde(default)]
+    pub lock: Option<(RawFd, PathBuf)>,
     /// The plan and where it stands.
     pub supervisor: Supervisor,
     /// How many workers the settings asked for, whatever there have been since.
@@ -90,6 +93,15 @@ impl State {
             baggage::unpack(fd).map(|socket| CarriedMonitor { socket, wanted })
         });
         Ok(CarriedDoors { control: control.transpose()?, monitor: monitor.transpose()? })
+    }
+
+    /// The lock that was carried, once.
+    ///
+    /// # Errors
+    /// As [`baggage::unpack`].
+    pub fn carried_lock(&mut self) -> io::Result<Option<CarriedLock>> {
+        let Some((fd, directory)) = self.lock.take() else { return Ok(None) };
+        Ok(Some(CarriedLock { file: baggage::unpack(fd)?, directory }))
     }
 
     /// Writes it into a new memfd.
