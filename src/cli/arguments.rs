@@ -59,6 +59,10 @@ pub(super) enum Command {
     /// Run the built-in demo worker, a small HTTP server: under a primary it is dealt connections, alone it listens
     /// itself
     Demo(DemoOptions),
+    /// Print the completions of a shell: bash, elvish, fish, powershell or zsh
+    Completions(CompletionsOptions),
+    /// Print the manual page: croupier man | man -l -
+    Man,
     /// Say whether this program could take over from a running primary
     #[command(hide = true)]
     UpgradeCheck(UpgradeCheckOptions),
@@ -309,6 +313,13 @@ pub(super) struct EndOptions {
     /// Wait for its end, at most this long; exit with 1 if it has not come
     #[arg(long, value_name = "T", value_parser = duration)]
     pub(super) wait: Option<Duration>,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct CompletionsOptions {
+    /// Whose
+    #[arg(value_name = "SHELL")]
+    pub(super) shell: clap_complete::Shell,
 }
 
 #[derive(Debug, Args)]

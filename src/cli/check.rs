@@ -46,9 +46,8 @@ fn check_settings(options: RunOptions) -> Result<Settings, Failure> {
 fn check_events(events: Option<&EventsTo>) -> Result<(), Failure> {
     match events {
         None | Some(EventsTo::Stdout) => Ok(()),
-        Some(EventsTo::File(path)) => may_append(path).map_err(|why| {
-            Failure::new(Exit::Usage, format!("--events {}: {why}; {APPEND_REMEDY}", path.display()))
-        }),
+        Some(EventsTo::File(path)) => may_append(path)
+            .map_err(|why| Failure::new(Exit::Usage, format!("--events {}: {why}; {APPEND_REMEDY}", path.display()))),
     }
 }
 

@@ -10,6 +10,7 @@ mod doors;
 mod event_log;
 mod inherited;
 mod log_writer;
+mod manual;
 mod notify;
 mod pid_files;
 mod prefixed;
@@ -87,6 +88,14 @@ pub fn main() -> ExitCode {
         Command::Shutdown(options) => client::shutdown(&options),
         Command::Stop(options) => client::stop(&options),
         Command::Demo(options) => demo::demo(&options),
+        Command::Completions(options) => {
+            manual::print_completions(options.shell);
+            Ok(())
+        }
+        Command::Man => {
+            manual::print();
+            Ok(())
+        }
         Command::UpgradeCheck(options) => upgrade_check::upgrade_check(&options),
     })
 }

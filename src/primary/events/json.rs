@@ -138,6 +138,7 @@ fn serialize_reload<M: SerializeMap>(end: ReloadEnd, map: &mut M) -> Result<(), 
     let (outcome, generation) = match end {
         ReloadEnd::Done { generation } => ("done", Some(generation)),
         ReloadEnd::NotReady => ("not_ready", None),
+        ReloadEnd::Misconfigured => ("misconfigured", None),
         ReloadEnd::Stopping => ("stopping", None),
     };
     map.serialize_entry("outcome", outcome)?;
