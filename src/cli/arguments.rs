@@ -25,6 +25,7 @@ const MONITOR: &str = "127.0.0.1:3001";
 #[command(
     version,
     max_term_width = 100,
+    override_usage = "croupier [COMMAND]",
     after_help = "`croupier` alone deals 127.0.0.1:8000 to one demo worker per CPU."
 )]
 pub(super) struct Arguments {

@@ -128,7 +128,7 @@ fn unknown(key: &str, run: &clap::Command) -> String {
     });
     match suggested.filter(|near| option_of(run, near).is_some()) {
         Some(near) => format!("{shown}: there is no such key; did you mean {near}?"),
-        None => format!("{shown}: there is no such key; the keys are the long options of `croupier run --help`"),
+        None => format!("{shown}: there is no such key; see the long options in `croupier run --help`"),
     }
 }
 

@@ -34,7 +34,10 @@ pub(super) fn resolve(options: RunOptions, passed: Passed) -> Result<Settings, F
     }
     check_twice(&listeners)?;
     if let Some(directory) = options.chdir.as_ref().filter(|directory| !directory.is_dir()) {
-        return Err(Failure::new(Exit::Usage, format!("--chdir {}: there is no such directory", directory.display())));
+        return Err(Failure::new(
+            Exit::Usage,
+            format!("--chdir {}: there is no such directory; give one that is there", directory.display()),
+        ));
     }
     let (program, arguments) = match options.command.split_first() {
         Some((program, arguments)) => (program.clone(), arguments.to_vec()),
