@@ -14,7 +14,13 @@ fn control(criterion: &mut Criterion) {
         request: 1,
         wish: ListenWish { address: Some("127.0.0.1:8000".into()), queue_max: Some(8), ..ListenWish::default() },
     };
-    let lane = FromPrimary::Lane { request: 1, lane: LaneId(0), address: "127.0.0.1:8000".into(), shared: false };
+    let lane = FromPrimary::Lane {
+        request: 1,
+        lane: LaneId(0),
+        address: "127.0.0.1:8000".into(),
+        shared: false,
+        proxy_protocol: None,
+    };
     criterion.bench_function("control, encode hello", |bencher| bencher.iter(|| encode(black_box(&hello))));
     criterion.bench_function("control, encode lane", |bencher| bencher.iter(|| encode(black_box(&lane))));
     for (name, message) in [("hello", &hello), ("listen", &listen)] {

@@ -320,12 +320,14 @@ const PURE_FILES: &[&str] = &[
     "src/primary/recycle.rs",
     "src/primary/output/lines.rs",
     "src/cli/notify/news.rs",
+    "src/protocol/allow_list.rs",
     "src/protocol/body.rs",
     "src/protocol/control.rs",
     "src/protocol/record.rs",
     "src/protocol/handshake.rs",
     "src/protocol/ids.rs",
     "src/worker/event_loop/timers.rs",
+    "src/worker/proxy_header.rs",
 ];
 
 /// Paths, and everything below them, that are sockets, clocks, files, threads or the environment.

@@ -257,7 +257,13 @@ fn nonsense_of_a_primary_is_ignored_and_its_end_ends_the_worker_with_0() {
     let refused = |request| FromPrimary::Refused { request, errno: 98, reason: format!("the answer to {request}") };
     channel.send_packet(br#"{"type":"sing","of":"-1"}"#, None, Wait::Block).unwrap();
     channel.send(&welcome, None).unwrap();
-    let lane = FromPrimary::Lane { request: u32::MAX, lane: LaneId(0), address: "x".into(), shared: false };
+    let lane = FromPrimary::Lane {
+        request: u32::MAX,
+        lane: LaneId(0),
+        address: "x".into(),
+        shared: false,
+        proxy_protocol: None,
+    };
     let (_ours, pipe) = nix::unistd::pipe().unwrap();
     channel.send(&lane, Some(pipe.as_fd())).unwrap();
     channel.send(&refused(u32::MAX), None).unwrap();

@@ -67,7 +67,13 @@ fn start(command: &mut Command, number: u32, address: SocketAddr) -> io::Result<
         return Err(io::Error::other("the worker did not ask to listen"));
     };
     let (deals, takes) = deal_channel::pair()?;
-    let lane = FromPrimary::Lane { request, lane: LaneId(0), address: address.to_string(), shared: false };
+    let lane = FromPrimary::Lane {
+        request,
+        lane: LaneId(0),
+        address: address.to_string(),
+        shared: false,
+        proxy_protocol: None,
+    };
     channel.send(&lane, Some(takes.as_fd()))?;
     hear(&channel)?; // listening
     Ok(Worker { pid, deals, _channel: channel, _board: board })

@@ -15,7 +15,7 @@ use crate::primary::commands::Scale;
 use crate::primary::listener_spec::ListenerSpecs;
 use crate::primary::policy::PolicyKind;
 use crate::primary::recycle::Spread;
-use crate::primary::settings::{NAME_MAX_BYTES, TCP_SECS_MAX, WORKERS_MAX};
+use crate::primary::settings::{AllowList, NAME_MAX_BYTES, TCP_SECS_MAX, WORKERS_MAX};
 
 /// Where the monitor is when nobody says where.
 const MONITOR: &str = "127.0.0.1:3001";
@@ -77,8 +77,9 @@ pub(super) struct RunOptions {
     pub(super) config: Option<PathBuf>,
 
     /// Where to listen before any worker runs: HOST:PORT, [IPV6]:PORT, unix:PATH, fd:N or systemd:NAME (inherited
-    /// listening sockets); ADDR,policy=NAME gives it a policy of its own. Repeatable; the first is the default of
-    /// workers, which may ask for others [default: what systemd has passed; without COMMAND 127.0.0.1:8000]
+    /// listening sockets); ADDR,policy=NAME and ADDR,proxy-protocol=CIDR|unix|off are for this one alone. Repeatable;
+    /// the first is the default of workers, which may ask for others [default: what systemd has passed; without COMMAND
+    /// 127.0.0.1:8000]
     #[arg(short, long, value_name = "ADDR", env = "CROUPIER_LISTEN")]
     pub(super) listen: Vec<ListenerSpecs>,
 
@@ -115,6 +116,11 @@ pub(super) struct RunOptions {
     /// Ask a client of which nothing has come for so many seconds whether it is still there; TCP only [default: never]
     #[arg(long, value_name = "SECS", env = "CROUPIER_KEEPALIVE", value_parser = tcp_secs())]
     pub(super) keepalive: Option<u32>,
+
+    /// Connections begin with a PROXY header (version 1 or 2), which workers take off; these proxies may send one, and
+    /// nobody else may connect: networks, addresses, and unix for clients of Unix listeners [default: no header]
+    #[arg(long, value_name = "CIDR|unix,...", env = "CROUPIER_PROXY_PROTOCOL")]
+    pub(super) proxy_protocol: Option<AllowList>,
 
     /// Workers get no other listeners than those of --listen
     #[arg(long)]

@@ -128,6 +128,8 @@ fn effective(settings: &Settings, doors: &DoorOptions, given: &Given) -> String 
         format!("reload-parallel = {}", plan.reload_parallel),
         format!("env = {}", texts(variables.collect())),
     ];
+    let proxies = settings.proxy_protocol.as_ref().map(ToString::to_string);
+    lines.extend(proxies.map(|proxies| format!("proxy-protocol = {}", text(&proxies))));
     lines.extend(bind.tcp.defer_accept_secs.map(|secs| format!("defer-accept = {secs}")));
     lines.push(format!("nodelay = {}", bind.tcp.nodelay));
     lines.extend(bind.tcp.keepalive_secs.map(|secs| format!("keepalive = {secs}")));

@@ -10,8 +10,9 @@ use super::inherited::Passed;
 use super::prefixed::Prefixed;
 use super::{Exit, Failure, event_log, writer};
 use crate::primary::address::Address;
-use crate::primary::listener_spec::ListenerSpec;
+use crate::primary::listener_spec::{ListenerSpec, ProxyProtocol};
 use crate::primary::output::Destination;
+use crate::primary::policy::PolicyKind;
 use crate::primary::recycle::Recycle;
 use crate::primary::reexec::Invocation;
 use crate::primary::settings::{BindOptions, Command, Settings, TcpOptions};
@@ -33,6 +34,7 @@ pub(super) fn resolve(options: RunOptions, passed: Passed) -> Result<Settings, F
         listeners.push(LISTEN.parse::<Address>().expect("the default is an address").into());
     }
     check_twice(&listeners)?;
+    check_policies(&listeners, options.policy.as_ref(), options.proxy_protocol.is_some())?;
     if let Some(directory) = options.chdir.as_ref().filter(|directory| !directory.is_dir()) {
         return Err(Failure::new(
             Exit::Usage,
@@ -67,6 +69,7 @@ pub(super) fn resolve(options: RunOptions, passed: Passed) -> Result<Settings, F
         name: options.name.map(|name| name.0),
         listeners,
         policy: options.policy.unwrap_or(default.policy),
+        proxy_protocol: options.proxy_protocol,
         bind: BindOptions {
             backlog: options.backlog.unwrap_or(default.bind.backlog),
             ipv6_only: options.ipv6_only,
@@ -141,6 +144,24 @@ fn check_twice(listeners: &[ListenerSpec]) -> Result<(), Failure> {
         }
     }
     Ok(())
+}
+
+/// A policy that goes by an address which only the worker reads, in the PROXY header, would go by the proxy's.
+fn check_policies(listeners: &[ListenerSpec], policy: Option<&PolicyKind>, has_headers: bool) -> Result<(), Failure> {
+    let hashes = |policy: &PolicyKind| matches!(policy, PolicyKind::SourceHash);
+    let is_wrong = |spec: &&ListenerSpec| {
+        let has_headers = spec.proxy_protocol.as_ref().map_or(has_headers, |it| *it != ProxyProtocol::Off);
+        has_headers && spec.policy.as_ref().or(policy).is_some_and(hashes)
+    };
+    // Also of the listeners that workers ask for.
+    let is_default_wrong = has_headers && policy.is_some_and(hashes);
+    let what = match listeners.iter().find(is_wrong) {
+        _ if is_default_wrong => "--policy source-hash with --proxy-protocol".to_owned(),
+        Some(spec) => format!("--listen {spec}"),
+        None => return Ok(()),
+    };
+    let why = "source-hash goes by the client's address, which with a PROXY header only workers learn";
+    Err(Failure::new(Exit::Usage, format!("{what}: {why}; choose another policy, or no headers")))
 }
 
 /// Whether all hosts exist, and somebody can listen at all. An image that takes over has its listeners already and

@@ -105,8 +105,8 @@ impl Cluster {
 
     /// As [`listen`](Self::listen), with a policy for this address: for policies that have no name.
     pub fn listen_with(mut self, address: &str, policy: PolicyKind) -> Self {
-        match address.parse() {
-            Ok(address) => self.settings.listeners.push(ListenerSpec { address, policy: Some(policy) }),
+        match address.parse::<Address>() {
+            Ok(address) => self.settings.listeners.push(ListenerSpec { policy: Some(policy), ..address.into() }),
             Err(mistake) => self.note(BadListener::from(mistake)),
         }
         self

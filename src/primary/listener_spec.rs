@@ -9,6 +9,7 @@ use std::str::FromStr;
 
 use super::address::{Address, BadAddress};
 use super::policy::{PolicyKind, UnknownPolicy};
+use crate::protocol::allow_list::{AllowList, BadAllowList};
 
 /// A listener to be bound.
 #[derive(Debug, Clone)]
@@ -17,6 +18,18 @@ pub struct ListenerSpec {
     pub address: Address,
     /// Who gets its connections; `None`: as [`Settings::policy`](super::settings::Settings::policy) says.
     pub policy: Option<PolicyKind>,
+    /// Whether its connections begin with a PROXY header; `None`: as
+    /// [`Settings::proxy_protocol`](super::settings::Settings::proxy_protocol) says.
+    pub proxy_protocol: Option<ProxyProtocol>,
+}
+
+/// What the connections of one listener begin with.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ProxyProtocol {
+    /// No PROXY header, whatever is said for all listeners.
+    Off,
+    /// A PROXY header of one of these.
+    Of(AllowList),
 }
 
 /// One or more listeners in one text.
@@ -32,11 +45,14 @@ pub enum BadListener {
     /// The value of `policy`.
     #[error(transparent)]
     Policy(#[from] UnknownPolicy),
+    /// The value of `proxy-protocol`.
+    #[error("{0}; or write proxy-protocol=off")]
+    ProxyProtocol(BadAllowList),
     /// `KEY=VALUE` without an address to belong to.
     #[error("{0:?} stands before any address: write ADDR,{0}")]
     NoAddress(String),
     /// A key that means nothing.
-    #[error("listeners have no option {0:?}: the only one is policy=NAME")]
+    #[error("listeners have no option {0:?}: there are policy=NAME and proxy-protocol=CIDR")]
     UnknownKey(String),
     /// A key for the second time.
     #[error("{address} has {key} twice: once is enough")]
@@ -54,6 +70,17 @@ impl ListenerSpec {
         match key {
             "policy" if self.policy.is_some() => Err(BadListener::Twice { address: self.address, key: "policy" }),
             "policy" => Ok(Self { policy: Some(value.parse()?), ..self }),
+            // Commas separate options: every network comes with its key.
+            "proxy-protocol" => {
+                let more = value.parse().map_err(BadListener::ProxyProtocol)?;
+                let proxy_protocol = match self.proxy_protocol {
+                    None => more,
+                    Some(before) => before
+                        .and(more)
+                        .ok_or(BadListener::Twice { address: self.address.clone(), key: "proxy-protocol" })?,
+                };
+                Ok(Self { proxy_protocol: Some(proxy_protocol), ..self })
+            }
             _ => Err(BadListener::UnknownKey(key.to_owned())),
         }
     }
@@ -62,14 +89,40 @@ impl ListenerSpec {
 impl From<Address> for ListenerSpec {
     /// With nothing special about it.
     fn from(address: Address) -> Self {
-        Self { address, policy: None }
+        Self { address, policy: None, proxy_protocol: None }
     }
 }
 
 impl fmt::Display for ListenerSpec {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.address.fmt(f)?;
-        self.policy.iter().try_for_each(|policy| write!(f, ",policy={policy}"))
+        self.policy.iter().try_for_each(|policy| write!(f, ",policy={policy}"))?;
+        match &self.proxy_protocol {
+            None => Ok(()),
+            Some(ProxyProtocol::Off) => write!(f, ",proxy-protocol=off"),
+            Some(ProxyProtocol::Of(proxies)) => proxies.names().try_for_each(|it| write!(f, ",proxy-protocol={it}")),
+        }
+    }
+}
+
+impl ProxyProtocol {
+    /// Both lists as one; `None` if one of them is `off`.
+    fn and(self, more: Self) -> Option<Self> {
+        match (self, more) {
+            (Self::Of(before), Self::Of(more)) => Some(Self::Of(before.and(more))),
+            (Self::Off, _) | (_, Self::Off) => None,
+        }
+    }
+}
+
+impl FromStr for ProxyProtocol {
+    type Err = BadAllowList;
+
+    fn from_str(text: &str) -> Result<Self, BadAllowList> {
+        match text {
+            "off" => Ok(Self::Off),
+            list => list.parse().map(Self::Of),
+        }
     }
 }
 
@@ -108,11 +161,16 @@ mod tests {
 
     #[test]
     fn what_follows_an_address_belongs_to_it() {
-        let cases: [(&str, &[&str]); 4] = [
+        let cases: [(&str, &[&str]); 6] = [
             ("127.0.0.1:80", &["127.0.0.1:80"]),
             ("[::]:80,127.0.0.1:81", &["[::]:80", "127.0.0.1:81"]),
             ("a:1,policy=source-hash,b:2", &["a:1,policy=source-hash", "b:2"]),
             ("a:1,unix:/x=y,policy=round-robin", &["a:1", "unix:/x=y,policy=round-robin"]),
+            ("a:1,proxy-protocol=off,b:2", &["a:1,proxy-protocol=off", "b:2"]),
+            (
+                "a:1,proxy-protocol=10.0.0.0/8,proxy-protocol=unix",
+                &["a:1,proxy-protocol=10.0.0.0/8,proxy-protocol=unix"],
+            ),
         ];
         for (text, specs) in cases {
             assert_eq!(read(text).unwrap(), specs);
@@ -127,6 +185,8 @@ mod tests {
             ("a:1,policy=", "no policy \"\""),
             ("a:1,colour=red", "no option \"colour\""),
             ("a:1,policy=round-robin,policy=round-robin", "a:1 has policy twice"),
+            ("a:1,proxy-protocol=me", "\"me\" is no proxy"),
+            ("a:1,proxy-protocol=off,proxy-protocol=::1", "a:1 has proxy-protocol twice"),
             ("a:1,", "\"\" is not an address"),
             ("a:1,source-hash", "\"source-hash\" is not an address"),
         ];

@@ -15,6 +15,7 @@ use super::reexec::baggage::{self, Baggage};
 use super::returned::{self, CameBack, Candidate, Found, REASON_COUNT, Reason, Returned};
 use super::scheduler::Rotation;
 use super::socket::{BindOptions, BoundBy, Socket, TcpOptions, concerns_the_client};
+use crate::protocol::allow_list::AllowList;
 use crate::protocol::control::ListenWish;
 use crate::protocol::ids::{LaneId, WorkerId};
 use crate::protocol::record::{Kind, Record};
@@ -39,6 +40,8 @@ pub struct Listener {
     socket: Option<Socket>,
     /// Whose turn it is; the index is a slot.
     pub rotation: Rotation,
+    /// Its connections begin with a PROXY header of one of these, which workers take off.
+    proxy_protocol: Option<AllowList>,
     /// Who chooses among those with room.
     pub chooser: Chooser,
     /// The lane that sits at each slot.
@@ -106,6 +109,8 @@ pub struct Saved {
     inode: Option<u64>,
     next_slot: usize,
     policy: String,
+    #[serde(default)]
+    proxy_protocol: Option<AllowList>,
     seats: Vec<Option<(WorkerId, LaneId)>>,
     returned: returned::Saved,
     counters: Counters,
@@ -198,6 +203,7 @@ impl Listener {
             is_declared: false,
             deserted_since: None,
             chooser: Chooser::new(if socket.takes_datagrams() { &PolicyKind::Shared } else { &PolicyKind::RoundRobin }),
+            proxy_protocol: None,
             socket: Some(socket),
             rotation: Rotation::new(),
             seats: Vec::new(),
@@ -253,6 +259,18 @@ impl Listener {
         }
     }
 
+    /// Its connections begin with a PROXY header of one of `proxies`; `None`, and on a UDP socket always: as clients
+    /// like.
+    pub fn behind(self, proxies: Option<AllowList>) -> Self {
+        let proxy_protocol = proxies.filter(|_| !self.takes_datagrams());
+        Self { proxy_protocol, ..self }
+    }
+
+    /// Who may send a PROXY header, and has to.
+    pub fn proxies(&self) -> Option<&AllowList> {
+        self.proxy_protocol.as_ref()
+    }
+
     /// Whether it was declared; otherwise it is there for those who listen on it.
     pub fn is_declared(&self) -> bool {
         self.is_declared
@@ -270,6 +288,7 @@ impl Listener {
             inode: self.socket.as_ref().and_then(Socket::inode),
             next_slot: self.rotation.position(),
             policy: self.chooser.name().to_owned(),
+            proxy_protocol: self.proxy_protocol.clone(),
             seats: self.seats.clone(),
             returned: self.returned.save(baggage),
             counters: self.counters,
@@ -299,6 +318,7 @@ impl Listener {
             deserted_since: saved.deserted_since,
             rotation: Rotation::starting_at(saved.next_slot),
             chooser: Chooser::new(&policy),
+            proxy_protocol: saved.proxy_protocol,
             seats: saved.seats,
             readable: true,
             rest: None,

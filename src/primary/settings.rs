@@ -16,6 +16,7 @@ use super::recycle::Recycle;
 use super::reexec::Invocation;
 pub use super::socket::{BindOptions, TCP_SECS_MAX, TcpOptions};
 use super::supervisor::Plan;
+pub use crate::protocol::allow_list::{AllowList, BadAllowList};
 use crate::protocol::ids::Slot;
 pub use crate::sys::identity::{Identity, Unknown};
 pub use crate::sys::limits::OpenFiles;
@@ -30,6 +31,9 @@ pub struct Settings {
     pub listeners: Vec<ListenerSpec>,
     /// Who gets the connections of a listener that does not say so itself.
     pub policy: PolicyKind,
+    /// Whose PROXY headers the connections of a listener begin with that does not say so itself; `None`: with none.
+    /// Workers take them off, so that the primary does not know the address that they name: no policy may go by it.
+    pub proxy_protocol: Option<AllowList>,
     /// How they are bound; and those of workers, where these do not say otherwise.
     pub bind: BindOptions,
     /// Workers get declared listeners only.
@@ -148,6 +152,7 @@ impl Settings {
             name: None,
             listeners: Vec::new(),
             policy: PolicyKind::RoundRobin,
+            proxy_protocol: None,
             bind: BindOptions {
                 backlog: BACKLOG_DEFAULT,
                 ipv6_only: false,

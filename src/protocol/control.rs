@@ -33,6 +33,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::value::RawValue;
 
+use super::allow_list::AllowList;
 use super::body::Body;
 use super::ids::{LaneId, Slot, WorkerId};
 
@@ -162,6 +163,11 @@ pub enum FromPrimary {
         /// The lane carries the listener's own socket, and no connections: see [`Kind::Socket`](super::record::Kind).
         #[serde(default, skip_serializing_if = "std::ops::Not::not")]
         shared: bool,
+        /// Every connection begins with a PROXY header, and these may send one; absent: there is none. The worker takes
+        /// it off, unless [the record](super::record::Record::proxy_consumed) says that it has gone, and ends
+        /// connections of anybody else.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        proxy_protocol: Option<AllowList>,
     },
     /// The other answer to `listen`.
     Refused {

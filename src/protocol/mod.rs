@@ -15,6 +15,7 @@
 
 pub use crate::sys::fd_passing::Wait;
 
+pub mod allow_list;
 pub mod body;
 pub mod bootstrap;
 pub mod control;

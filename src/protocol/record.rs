@@ -46,7 +46,7 @@ pub struct Record {
     pub sequence: u64,
     /// When the primary accepted it, also if it is dealt for the second time.
     pub accepted: Monotonic,
-    /// The client's address as accept(2) told it; `None` for a Unix client.
+    /// The client's address as accept(2), or the PROXY header, told it; `None` for a Unix client.
     pub peer: Option<SocketAddr>,
 }
 

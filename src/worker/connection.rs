@@ -77,6 +77,19 @@ impl Connection {
         Self { stream, origin: Origin { guard: CountGuard { lane: None }, peer, record: None } }
     }
 
+    /// Its PROXY header was taken off, by this worker or by one that gave it back.
+    pub(super) fn proxy_is_consumed(&self) -> bool {
+        self.origin.record.is_some_and(|record| record.proxy_consumed)
+    }
+
+    /// Its PROXY header was taken off, and said that it is from `source`.
+    pub(super) fn consume_proxy(&mut self, source: Option<SocketAddr>) {
+        self.origin.peer = source.or(self.origin.peer);
+        if let Some(record) = &mut self.origin.record {
+            *record = Record { proxy_consumed: true, peer: self.origin.peer, ..*record };
+        }
+    }
+
     /// Returns the live connection to the primary, which deals it to another worker as if it were new: the same peer
     /// address, and whatever the client has sent and this process has not read. It comes back here at once if no other
     /// worker listens, and after a second if none of them has had room for it.
@@ -100,8 +113,9 @@ impl Connection {
         self.origin.send_back(self.as_fd())
     }
 
-    /// The client's address, as it was when the connection was accepted; `None` for a Unix client. Unlike
-    /// getpeername(2) it is there even if the client has already gone.
+    /// The client's address: the one that a PROXY header named, if the primary has `--proxy-protocol`, otherwise as it
+    /// was when the connection was accepted; `None` for a Unix client. Unlike getpeername(2) it is there even if the
+    /// client has already gone.
     pub fn peer_addr(&self) -> Option<SocketAddr> {
         self.origin.peer
     }

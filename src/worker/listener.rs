@@ -14,6 +14,7 @@ use super::connection::{Connection, Stream};
 use super::lane::Lane;
 use super::membership::{Alone, Granted, Worker};
 use super::readiness::{Fds, Registration, wait_readable};
+use super::reception::{PROXY_HEADER_TIMEOUT, Reception};
 use crate::protocol::Wait;
 use crate::protocol::control::ListenWish;
 use crate::protocol::scoreboard::Pause;
@@ -41,6 +42,9 @@ const BACKLOG: u32 = 4096;
 /// Dropping it tells the primary, which deals what was not taken to other workers.
 #[derive(Debug)]
 pub struct Listener {
+    /// Where connections wait for their PROXY headers, if they begin with one. Before the source: what waits there is
+    /// given back through it.
+    reception: Option<Reception>,
     source: Source,
     /// Where it is registered. The primary holds a duplicate of a lane's descriptor, so close(2) alone would leave it
     /// in our epoll for ever: readable, and no longer removable.
@@ -109,6 +113,34 @@ impl AsFd for Socket {
             Socket::Tcp(listener) => listener.as_fd(),
             Socket::Unix(listener) => listener.as_fd(),
         }
+    }
+}
+
+impl Source {
+    /// The next connection, as it comes. `None` is the end.
+    fn take(&self) -> io::Result<Option<Connection>> {
+        match self {
+            Source::Lane(Membership { lane, .. }) => take(lane, Wait::Never),
+            Source::Shared(_, Membership { lane, .. }) if lane.has_ended() => Ok(None),
+            Source::Shared(socket, Membership { lane, .. }) => {
+                let (stream, peer) = socket.accept()?;
+                Ok(Some(Connection::shared(stream, peer, Arc::clone(lane))))
+            }
+            Source::Own(socket) => {
+                let (stream, peer) = socket.accept()?;
+                Ok(Some(Connection::accepted(stream, peer)))
+            }
+        }
+    }
+
+    /// What is readable when there is a connection to take, and at the end.
+    fn fds(&self) -> impl Iterator<Item = BorrowedFd<'_>> + Clone {
+        let (fd, end) = match self {
+            Source::Lane(Membership { lane, .. }) => (lane.as_fd(), None),
+            Source::Shared(socket, Membership { lane, .. }) => (socket.as_fd(), Some(lane.as_fd())),
+            Source::Own(socket) => (socket.as_fd(), None),
+        };
+        std::iter::once(fd).chain(end)
     }
 }
 
@@ -268,7 +300,12 @@ impl ListenOptions {
         } else {
             Socket::Tcp(mio::net::TcpListener::from_std(self.bind_tcp(address)?))
         };
-        Ok(Listener { source: Source::Own(socket), registration: Registration::default(), alone: None })
+        Ok(Listener {
+            reception: None,
+            source: Source::Own(socket),
+            registration: Registration::default(),
+            alone: None,
+        })
     }
 
     fn bind_tcp(&self, address: &str) -> io::Result<std::net::TcpListener> {
@@ -325,13 +362,14 @@ impl Listener {
     }
 
     pub(super) fn from_lane(granted: Granted, worker: Worker) -> io::Result<Self> {
-        let Granted { lane, address, socket } = granted;
+        let Granted { lane, address, socket, proxy_protocol } = granted;
         let membership = Membership { lane, worker, address };
         let source = match socket {
             Some(socket) => Source::Shared(Socket::from_fd(socket)?, membership),
             None => Source::Lane(membership),
         };
-        Ok(Self { source, registration: Registration::default(), alone: None })
+        let reception = proxy_protocol.map(|proxies| Reception::new(proxies, PROXY_HEADER_TIMEOUT, source.fds()));
+        Ok(Self { reception: reception.transpose()?, source, registration: Registration::default(), alone: None })
     }
 
     /// Sleeps until there is a connection; it blocks. `None`: the listener is closed, and every connection that had
@@ -341,9 +379,9 @@ impl Listener {
     /// Those of accept(2) when this process listens itself; `EMFILE` and the like pass by themselves when
     /// connections are closed.
     pub fn accept(&self) -> io::Result<Option<Connection>> {
-        let accepted = match &self.source {
-            Source::Lane(Membership { lane, .. }) => take(lane, Wait::Block),
-            Source::Shared(..) | Source::Own(_) => loop {
+        let accepted = match (&self.source, &self.reception) {
+            (Source::Lane(Membership { lane, .. }), None) => take(lane, Wait::Block),
+            (Source::Lane(_) | Source::Shared(..) | Source::Own(_), _) => loop {
                 match self.take_or_end() {
                     Err(error) if error.kind() == io::ErrorKind::WouldBlock => self.wait_readable()?,
                     other => break other,
@@ -361,17 +399,9 @@ impl Listener {
     /// # Errors
     /// `WouldBlock` when none waits. Otherwise as [`accept`](Self::accept).
     pub fn try_accept(&self) -> io::Result<Option<Connection>> {
-        match &self.source {
-            Source::Lane(Membership { lane, .. }) => take(lane, Wait::Never),
-            Source::Shared(_, Membership { lane, .. }) if lane.has_ended() => Ok(None),
-            Source::Shared(socket, Membership { lane, .. }) => {
-                let (stream, peer) = socket.accept()?;
-                Ok(Some(Connection::shared(stream, peer, Arc::clone(lane))))
-            }
-            Source::Own(socket) => {
-                let (stream, peer) = socket.accept()?;
-                Ok(Some(Connection::accepted(stream, peer)))
-            }
+        match &self.reception {
+            Some(reception) => reception.next(self.source.fds(), || self.source.take()),
+            None => self.source.take(),
         }
     }
 
@@ -434,10 +464,12 @@ impl Listener {
     }
 
     /// What becomes readable when the primary ends a listener that accepts from a socket, shared or this process's own;
-    /// `None` for any other: the end of a lane shows in `as_fd`, and alone there is none.
+    /// `None` for any other: the end of a lane, or of anything with PROXY headers, shows in `as_fd`, and alone there is
+    /// none.
     pub fn end_fd(&self) -> Option<BorrowedFd<'_>> {
         match &self.source {
             Source::Lane(_) => None,
+            Source::Shared(..) if self.reception.is_some() => None,
             Source::Shared(_, Membership { lane, .. }) => Some(lane.as_fd()),
             Source::Own(_) => self.alone.as_ref().map(Alone::end_fd),
         }
@@ -447,6 +479,7 @@ impl Listener {
     fn is_to_end(&self) -> bool {
         match &self.source {
             Source::Lane(_) => false,
+            Source::Shared(..) if self.reception.is_some() => false,
             Source::Shared(_, Membership { lane, .. }) => lane.has_ended(),
             Source::Own(_) => self.alone.as_ref().is_some_and(Alone::is_to_end),
         }
@@ -469,20 +502,24 @@ impl Listener {
 
 fn take(lane: &Arc<Lane>, wait: Wait) -> io::Result<Option<Connection>> {
     let Some((record, connection)) = lane.take(wait)? else { return Ok(None) };
-    let stream = match record.peer {
-        Some(_) => Stream::Tcp(connection.into()),
-        None => Stream::Unix(connection.into()),
+    // A PROXY header gives clients of Unix sockets an address too.
+    let is_unix = match record.proxy_consumed {
+        true => socket2::SockRef::from(&connection).domain()? == socket2::Domain::UNIX,
+        false => record.peer.is_none(),
     };
+    let stream = if is_unix { Stream::Unix(connection.into()) } else { Stream::Tcp(connection.into()) };
     Ok(Some(Connection::dealt(stream, record, Arc::clone(lane))))
 }
 
 impl AsFd for Listener {
-    /// Readable when a connection waits, or the end. The end of a shared listener (policy `shared`) does not show here:
-    /// see [`end_fd`](Listener::end_fd).
+    /// Readable when a connection waits, or the end; with PROXY headers also when there is only something to do for the
+    /// library: then [`try_accept`](Listener::try_accept) does it, and says `WouldBlock`. The end of a shared listener
+    /// (policy `shared`) does not show here: see [`end_fd`](Listener::end_fd).
     fn as_fd(&self) -> BorrowedFd<'_> {
-        match &self.source {
-            Source::Lane(Membership { lane, .. }) => lane.as_fd(),
-            Source::Shared(socket, _) | Source::Own(socket) => socket.as_fd(),
+        match (&self.reception, &self.source) {
+            (Some(reception), _) => reception.as_fd(),
+            (None, Source::Lane(Membership { lane, .. })) => lane.as_fd(),
+            (None, Source::Shared(socket, _) | Source::Own(socket)) => socket.as_fd(),
         }
     }
 }

@@ -18,6 +18,7 @@ use super::lane::Lane;
 use super::listener::{ListenOptions, Listener};
 use super::messages::{Inbox, Message};
 use super::readiness::wait_readable;
+use crate::protocol::allow_list::AllowList;
 use crate::protocol::control::{FromPrimary, FromWorker, IdleRule, ListenWish, PACKET_MAX_BYTES, VERSION};
 use crate::protocol::control_channel::{ControlChannel, Incoming};
 use crate::protocol::ids::{LaneId, Slot, WorkerId};
@@ -71,7 +72,7 @@ struct State {
 /// The answer to `listen`.
 #[derive(Debug)]
 enum Answer {
-    Lane { lane: LaneId, address: String, shared: bool, end: OwnedFd },
+    Lane { lane: LaneId, address: String, shared: bool, proxy_protocol: Option<AllowList>, end: OwnedFd },
     Refused { errno: i32, reason: String },
 }
 
@@ -91,6 +92,8 @@ pub(super) struct Granted {
     pub(super) address: String,
     /// The listener's own socket, if the lane is a shared one; `None` also if it has ended already.
     pub(super) socket: Option<OwnedFd>,
+    /// Its connections begin with a PROXY header of one of these.
+    pub(super) proxy_protocol: Option<AllowList>,
 }
 
 /// The one membership of this process, once somebody has asked for it.
@@ -227,11 +230,11 @@ impl Worker {
         };
         self.shared.channel.send_blocking(&FromWorker::Listen { request, wish })?;
         match answer.recv() {
-            Ok(Answer::Lane { lane, address, shared, end }) => {
+            Ok(Answer::Lane { lane, address, shared, proxy_protocol, end }) => {
                 let lane = Arc::new(Lane::new(lane, end, self.shared.board.lane(lane)));
                 let socket = if shared { lane.take_socket().inspect_err(|_| self.say_close(lane.id))? } else { None };
                 self.shared.channel.send_blocking(&FromWorker::Listening { lane: lane.id })?;
-                Ok(Granted { lane, address, socket })
+                Ok(Granted { lane, address, socket, proxy_protocol })
             }
             Ok(Answer::Refused { errno, reason }) => {
                 Err(io::Error::new(io::Error::from_raw_os_error(errno).kind(), reason))
@@ -344,9 +347,9 @@ impl Worker {
 
     fn hear(&self, message: FromPrimary, fd: Option<OwnedFd>) {
         match message {
-            FromPrimary::Lane { request, lane, address, shared } => match fd {
+            FromPrimary::Lane { request, lane, address, shared, proxy_protocol } => match fd {
                 Some(end) if usize::from(lane.0) < LANES_MAX => {
-                    self.answer(request, Answer::Lane { lane, address, shared, end });
+                    self.answer(request, Answer::Lane { lane, address, shared, proxy_protocol, end });
                 }
                 _ => {
                     let reason = "the lane's channel did not arrive (no file descriptor left in this worker?)";

@@ -117,6 +117,15 @@
 //! # }
 //! ```
 //!
+//! # Behind a proxy
+//! With the primary's `--proxy-protocol` every connection begins with a PROXY header, version 1 or 2, which says who
+//! the client is. The library takes it off: all ways to accept hand out a connection only when its header has come,
+//! with the client's address as its peer, and not a byte of what follows is missing. A connection that is from none
+//! of the listed proxies, begins otherwise, or takes longer than [`PROXY_HEADER_TIMEOUT`], ends; the first one is
+//! warned of, later ones are logged at level debug. Meanwhile the others go on. If the proxy speaks for itself, or
+//! does not know the client, the peer is the proxy. Sockets of a program's own ([`ListenOptions::exclusive`],
+//! [`reuse_port`](ListenOptions::reuse_port), or alone) know nothing of it.
+//!
 //! # How a worker ends
 //! **When the primary says so** ([`Worker::drain`]) it deals no more, and every listener reports its end after the last
 //! connection that had been dealt to it. What is in progress is to be finished; what is idle may be
@@ -140,7 +149,9 @@ mod lane;
 mod listener;
 mod membership;
 mod messages;
+mod proxy_header;
 mod readiness;
+mod reception;
 #[cfg(feature = "tokio")]
 pub mod tokio;
 mod udp;
@@ -150,4 +161,5 @@ pub use incoming::Incoming;
 pub use listener::{ListenOptions, Listener};
 pub use membership::{Drain, ORPHAN_GRACE, Worker};
 pub use messages::{Message, Messages};
+pub use reception::PROXY_HEADER_TIMEOUT;
 pub use udp::UdpSocket;

@@ -116,7 +116,7 @@ impl Worker {
     }
 
     fn bind_udp_with(&self, address: &str, options: &ListenOptions) -> io::Result<UdpSocket> {
-        let Granted { lane, address, socket } = self.ask_for(options.udp_wish(address))?;
+        let Granted { lane, address, socket, .. } = self.ask_for(options.udp_wish(address))?;
         let ended = || io::Error::new(io::ErrorKind::ConnectionAborted, "the primary ends its listeners");
         let socket = std::net::UdpSocket::from(socket.ok_or_else(ended)?);
         let membership = Some(Membership { lane, worker: self.clone(), address });

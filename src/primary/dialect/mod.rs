@@ -6,6 +6,7 @@ pub mod outbox;
 use std::os::fd::OwnedFd;
 use std::time::Duration;
 
+use crate::protocol::allow_list::AllowList;
 use crate::protocol::body::Body;
 use crate::protocol::control::ListenWish;
 use crate::protocol::ids::{LaneId, Slot, WorkerId};
@@ -69,6 +70,8 @@ pub struct Grant {
     pub address: String,
     /// The worker gets the listener's own socket through it, and no connections.
     pub shared: bool,
+    /// Its connections begin with a PROXY header of one of these.
+    pub proxy_protocol: Option<AllowList>,
 }
 
 /// The wish for a lane.

@@ -133,8 +133,8 @@ impl Native {
     /// # Errors
     /// As [`welcome`](Self::welcome).
     pub fn grant(&mut self, request: u32, grant: Grant, end: BorrowedFd<'_>) -> io::Result<()> {
-        let Grant { lane, address, shared } = grant;
-        self.answer(&FromPrimary::Lane { request, lane, address, shared }, Some(end))
+        let Grant { lane, address, shared, proxy_protocol } = grant;
+        self.answer(&FromPrimary::Lane { request, lane, address, shared, proxy_protocol }, Some(end))
     }
 
     /// Answers `listen` with an error.

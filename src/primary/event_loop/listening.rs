@@ -21,7 +21,7 @@ use crate::primary::dialect::{Grant, ListenRequest};
 use crate::primary::events;
 use crate::primary::lanes::Phase;
 use crate::primary::lifecycle::{self, State};
-use crate::primary::listener_spec::ListenerSpec;
+use crate::primary::listener_spec::{ListenerSpec, ProxyProtocol};
 use crate::primary::listeners::{BindError, Listener};
 use crate::primary::room::Bounds;
 use crate::primary::settings::{BindOptions, Inherited, LISTENERS_MAX, OPEN_FILES_RESERVED};
@@ -69,7 +69,13 @@ impl Primary {
             Address::Systemd(name) => self.inherit(address, |it| it.name.as_ref() == Some(name))?,
         };
         let policy = spec.policy.as_ref().unwrap_or(&self.settings.policy);
-        self.add_listener(listener.declared().dealing_by(policy)).map_err(|error| BindError::new(address, error))?;
+        let proxies = match &spec.proxy_protocol {
+            Some(ProxyProtocol::Of(proxies)) => Some(proxies.clone()),
+            Some(ProxyProtocol::Off) => None,
+            None => self.settings.proxy_protocol.clone(),
+        };
+        let listener = listener.declared().dealing_by(policy).behind(proxies);
+        self.add_listener(listener).map_err(|error| BindError::new(address, error))?;
         Ok(())
     }
 
@@ -228,7 +234,9 @@ impl Primary {
         };
         let bound = match wish.datagrams {
             true => Listener::bind_datagrams(address, wish),
-            false => Listener::bind(address, &options).map(|listener| listener.dealing_by(&self.settings.policy)),
+            false => Listener::bind(address, &options).map(|listener| {
+                listener.dealing_by(&self.settings.policy).behind(self.settings.proxy_protocol.clone())
+            }),
         };
         let listener = match bound {
             Ok(listener) => listener,
@@ -269,7 +277,8 @@ impl Primary {
         let listener = &mut self.listeners[index];
         listener.is_asked_for = true;
         listener.deserted_since = None;
-        let grant = Grant { lane: lane_id, address: listener.address().to_string(), shared: listener.is_shared() };
+        let (address, shared) = (listener.address().to_string(), listener.is_shared());
+        let grant = Grant { lane: lane_id, address, shared, proxy_protocol: listener.proxies().cloned() };
         if let Err(error) = worker.dialect.grant(wanted.request, grant, ends.1.as_fd()) {
             self.cannot_answer(id, &error);
             return Ok(());
