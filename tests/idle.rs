@@ -39,6 +39,118 @@ fn server_with_a_timeout_of_its_own() {
     event_loop.run().unwrap();
 }
 
+/// As the documentation of `worker::tokio` says it.
+#[cfg(feature = "axum")]
+#[test]
+fn tasks_that_wait_for_so_long() {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+    async fn answer_lines(mut connection: croupier::worker::tokio::Connection, timeout: Duration) -> io::Result<()> {
+        let mut message = Vec::new();
+        loop {
+            // Only before the first byte: half a message is no idle connection.
+            let mut byte = [0];
+            if tokio::time::timeout(timeout, connection.read(&mut byte)).await?? == 0 {
+                return Ok(());
+            }
+            message.push(byte[0]);
+            while !message.ends_with(b"\r\n\r\n") {
+                connection.read_buf(&mut message).await?;
+            }
+            message.clear();
+            connection.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n").await?;
+        }
+    }
+
+    async fn serve() {
+        let worker = roles::join();
+        let timeout = worker.idle_timeout().expect("the test has set it");
+        let listener = worker.listen_on_first(&ListenOptions::new()).unwrap();
+        let listener = croupier::worker::tokio::Listener::new(listener).unwrap();
+        while let Some(connection) = listener.accept().await.unwrap() {
+            tokio::spawn(answer_lines(connection, timeout));
+        }
+    }
+
+    if roles::plays("tasks_that_wait_for_so_long") {
+        tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(serve());
+    }
+}
+
+/// As the documentation of `worker::axum` says it.
+#[cfg(feature = "axum")]
+#[test]
+fn axum_on_hyper() {
+    use axum::Router;
+    use axum::routing::get;
+    use croupier::worker::tokio::{Connection, Listener};
+    use hyper::server::conn::http1;
+    use hyper_util::rt::{TokioIo, TokioTimer};
+    use hyper_util::service::TowerToHyperService;
+
+    async fn serve_one(http: http1::Builder, app: Router, connection: Connection, ended: impl Future<Output = ()>) {
+        let mut serving =
+            std::pin::pin!(http.serve_connection(TokioIo::new(connection), TowerToHyperService::new(app)));
+        tokio::select! {
+            _ = &mut serving => return,
+            () = ended => serving.as_mut().graceful_shutdown(),
+        }
+        let _ = serving.await;
+    }
+
+    async fn serve() {
+        let worker = roles::join();
+        let mut http = http1::Builder::new();
+        http.timer(TokioTimer::new()).header_read_timeout(worker.idle_timeout().expect("the test has set it"));
+        let slow = || async {
+            tokio::time::sleep(SLOW).await;
+            "slow"
+        };
+        let app = Router::new().route("/", get(|| async { "" })).route("/slow", get(slow));
+        let listener = Listener::new(worker.listen_on_first(&ListenOptions::new()).unwrap()).unwrap();
+        let mut serving = tokio::task::JoinSet::new();
+        while let Some(connection) = listener.accept().await.unwrap() {
+            serving.spawn(serve_one(http.clone(), app.clone(), connection, listener.ended()));
+        }
+        while serving.join_next().await.is_some() {}
+    }
+
+    if roles::plays("axum_on_hyper") {
+        tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(serve());
+    }
+}
+
+/// How long a request to `/slow` takes: longer than the timeout.
+#[cfg(feature = "axum")]
+const SLOW: Duration = Duration::from_millis(2500);
+
+#[cfg(feature = "axum")]
+#[test]
+fn async_programs_end_idle_connections_by_the_same_timeout() {
+    for role in ["tasks_that_wait_for_so_long", "axum_on_hyper"] {
+        let mut croupier = Croupier::of_role(&["--workers", "1", "--idle-timeout", "1s"], role);
+        let address = croupier.wait_ready(1);
+        let mut fresh = Client::connect(&address).unwrap();
+        let mut idle = Client::connect(&address).unwrap();
+        assert_eq!(idle.get().unwrap().status, 200, "{role}");
+        assert_ended_by_fin(&mut idle);
+        assert_ended_by_fin(&mut fresh);
+        assert_eq!(croupier.terminate(), Some(0), "{role}");
+    }
+}
+
+#[cfg(feature = "axum")]
+#[test]
+fn a_slow_request_of_an_axum_program_is_answered() {
+    let mut croupier = Croupier::of_role(&["--workers", "1", "--idle-timeout", "1s"], "axum_on_hyper");
+    let mut client = Client::connect(&croupier.wait_ready(1)).unwrap();
+    client.send("GET /slow HTTP/1.1\r\nhost: test\r\n\r\n").unwrap();
+    assert_eq!(client.response().unwrap().body, "slow");
+    assert_eq!(client.get().unwrap().status, 200);
+    assert_ended_by_fin(&mut client);
+    assert_eq!(croupier.terminate(), Some(0));
+}
+
 /// Waits for its end; it must be a FIN, and nothing may come before it.
 #[track_caller]
 fn assert_ended_by_fin(client: &mut Client) {

@@ -11,7 +11,7 @@
 //! ```
 //!
 //! A worker in another language needs: `CROUPIER_CHANNEL` ([`bootstrap`]), the messages of [`control`], the record
-//! of [`record`] and the words of [`scoreboard`].
+//! of [`record`] and the words of [`scoreboard`]. If its lane comes with `proxy_protocol`, it takes PROXY headers off.
 
 pub use crate::sys::fd_passing::Wait;
 

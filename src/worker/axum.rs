@@ -30,7 +30,52 @@
 //!   connections back. Until the signal they stay, and count against `--connections-max`.
 //! - **An upgraded connection** (WebSocket) is the program's affair: axum does not wait for it.
 //!
-//! The client's address: serve with `app.into_make_service_with_connect_info::<Address>()` and extract
+//! # Idle connections before that
+//! `axum::serve` knows no timeout, so under it `--idle-timeout` has no effect. hyper, which it is made of, has one for
+//! the time until the next head is there as a whole. It ends idle connections, never a request in progress, and, other
+//! than the library's own event loop, clients that are slow with a head:
+//!
+//! ```no_run
+//! use std::pin::pin;
+//!
+//! use axum::Router;
+//! use axum::routing::get;
+//! use croupier::worker::Worker;
+//! use croupier::worker::tokio::{Connection, Listener};
+//! use hyper::server::conn::http1;
+//! use hyper_util::rt::{TokioIo, TokioTimer};
+//! use hyper_util::service::TowerToHyperService;
+//! use tokio::task::JoinSet;
+//!
+//! #[tokio::main]
+//! async fn main() -> std::io::Result<()> {
+//!     let listener = Listener::bind("127.0.0.1:8000").await?;
+//!     let mut http = http1::Builder::new();
+//!     if let Some(timeout) = Worker::from_env()?.and_then(|worker| worker.idle_timeout()) {
+//!         http.timer(TokioTimer::new()).header_read_timeout(timeout);
+//!     }
+//!     let app = Router::new().route("/", get(|| async { "hello\n" }));
+//!     let mut serving = JoinSet::new();
+//!     while let Some(connection) = listener.accept().await? {
+//!         serving.spawn(serve(http.clone(), app.clone(), connection, listener.ended()));
+//!         while serving.try_join_next().is_some() {} // forget those that have ended
+//!     }
+//!     while serving.join_next().await.is_some() {}
+//!     Ok(())
+//! }
+//!
+//! async fn serve(http: http1::Builder, app: Router, connection: Connection, ended: impl Future<Output = ()>) {
+//!     let mut serving = pin!(http.serve_connection(TokioIo::new(connection), TowerToHyperService::new(app)));
+//!     tokio::select! {
+//!         _ = &mut serving => return, // a client that goes away is its own affair
+//!         () = ended => serving.as_mut().graceful_shutdown(),
+//!     }
+//!     let _ = serving.await;
+//! }
+//! ```
+//!
+//! # The client's address
+//! Serve with `app.into_make_service_with_connect_info::<Address>()` and extract
 //! `ConnectInfo<Address>`.
 
 use std::future::pending;

@@ -41,6 +41,10 @@
 //! }
 //! ```
 //!
+//! **Idle connections.** When the primary has an `--idle-timeout`, [`Worker::idle_timeout`](super::Worker::idle_timeout)
+//! says it, and only the program knows which connections are idle. Between messages it may wait in
+//! `tokio::time::timeout(idle_timeout, connection.read(..))`; dropping the connection then ends it with a FIN.
+//!
 //! **Draining.** [`Listener::drained`] comes first, when the order is given: idle connections may go. Then
 //! [`Listener::accept`] hands out what was dealt before, and reports the end; [`Listener::ended`] resolves then. Stop
 //! accepting at the end, not at the order: when the whole cluster ends, the clients in the primary's backlog are dealt
