@@ -121,10 +121,11 @@
 //! With the primary's `--proxy-protocol` every connection begins with a PROXY header, version 1 or 2, which says who
 //! the client is. The library takes it off: all ways to accept hand out a connection only when its header has come,
 //! with the client's address as its peer, and not a byte of what follows is missing. A connection that is from none
-//! of the listed proxies, begins otherwise, or takes longer than [`PROXY_HEADER_TIMEOUT`], ends; the first one is
-//! warned of, later ones are logged at level debug. Meanwhile the others go on. If the proxy speaks for itself, or
-//! does not know the client, the peer is the proxy. Sockets of a program's own ([`ListenOptions::exclusive`],
-//! [`reuse_port`](ListenOptions::reuse_port), or alone) know nothing of it.
+//! of the listed proxies, begins otherwise, or takes longer than [`PROXY_HEADER_TIMEOUT`] or more than
+//! [`PROXY_HEADER_MAX_BYTES`] for it, ends; the first one is warned of, later ones are logged at level debug.
+//! Meanwhile the others go on. If the proxy speaks for itself, or does not know the client, the peer is the proxy.
+//! Sockets of a program's own ([`ListenOptions::exclusive`], [`reuse_port`](ListenOptions::reuse_port), or alone)
+//! know nothing of it.
 //!
 //! # How a worker ends
 //! **When the primary says so** ([`Worker::drain`]) it deals no more, and every listener reports its end after the last
@@ -161,5 +162,6 @@ pub use incoming::Incoming;
 pub use listener::{ListenOptions, Listener};
 pub use membership::{Drain, ORPHAN_GRACE, Worker};
 pub use messages::{Message, Messages};
+pub use proxy_header::PROXY_HEADER_MAX_BYTES;
 pub use reception::PROXY_HEADER_TIMEOUT;
 pub use udp::UdpSocket;

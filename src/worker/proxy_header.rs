@@ -7,8 +7,8 @@ use std::net::SocketAddr;
 
 use proxy_header::{Error, ParseConfig, ProxyHeader};
 
-/// The longest header. Version 1 has a bound of its own; of version 2, HAProxy itself reads no more.
-pub(super) const HEADER_MAX_BYTES: usize = 16 * 1024;
+/// The longest PROXY header, with all its TLVs; a connection with a longer one is ended. HAProxy reads no more either.
+pub const PROXY_HEADER_MAX_BYTES: usize = 16 * 1024;
 
 /// The longest header of version 1, its line end included.
 const V1_MAX_BYTES: usize = 107;
@@ -44,7 +44,7 @@ pub(super) fn read(bytes: &[u8]) -> Beginning {
 /// Where a word is missing the package goes on looking for it beyond the end of the line.
 fn may_become_one(bytes: &[u8]) -> bool {
     let is_whole_line = bytes.starts_with(b"P") && bytes.contains(&b'\n');
-    !is_whole_line && bytes.len() < HEADER_MAX_BYTES
+    !is_whole_line && bytes.len() < PROXY_HEADER_MAX_BYTES
 }
 
 /// The package accepts any byte after `PROXY`, and any length of a line about `UNKNOWN`.
@@ -130,7 +130,7 @@ mod tests {
     #[test]
     fn what_is_no_header_is_said_to_be_none() {
         let long_unknown = [&b"PROXY UNKNOWN "[..], &[b'x'; 200], b"\r\n"].concat();
-        let too_long = [&b"\r\n\r\n\0\r\nQUIT\n\x21\x11\xff\xff"[..], &[0; HEADER_MAX_BYTES]].concat();
+        let too_long = [&b"\r\n\r\n\0\r\nQUIT\n\x21\x11\xff\xff"[..], &[0; PROXY_HEADER_MAX_BYTES]].concat();
         for bytes in [
             &b"GET / HTTP/1.1\r\n\r\n"[..],
             b"POST / HTTP/1.1\r\n\r\n",

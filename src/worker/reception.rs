@@ -28,7 +28,7 @@ use nix::sys::timerfd::{ClockId, TimerFd, TimerFlags};
 
 use super::connection::Connection;
 use super::membership::lock;
-use super::proxy_header::{self, Beginning, HEADER_MAX_BYTES};
+use super::proxy_header::{self, Beginning, PROXY_HEADER_MAX_BYTES};
 use crate::protocol::allow_list::AllowList;
 use crate::protocol::time::Monotonic;
 
@@ -74,6 +74,8 @@ enum Look {
     Named(Connection),
     /// There is less than a header.
     NotYet(Connection),
+    /// The client has gone without a byte, as a health check does.
+    Gone,
     /// It is to be ended, and why.
     Hopeless(&'static str, Connection),
 }
@@ -100,7 +102,7 @@ impl Reception {
             source_has_ended: false,
             timer_is_set: false,
             has_warned: false,
-            peeked: vec![0; HEADER_MAX_BYTES].into(),
+            peeked: vec![0; PROXY_HEADER_MAX_BYTES].into(),
         };
         Ok(Self { proxies, timeout, epoll, timer, state: Mutex::new(state) })
     }
@@ -168,6 +170,7 @@ impl Reception {
         match state.look(connection) {
             Look::Named(connection) => return Some(connection),
             Look::NotYet(connection) => self.let_wait(state, connection),
+            Look::Gone => {}
             Look::Hopeless(why, connection) => state.end(connection, why),
         }
         None
@@ -197,6 +200,7 @@ impl Reception {
                 return Some(connection);
             }
             Look::NotYet(connection) => _ = state.waiting.insert(ticket, Waiting { connection, until }),
+            Look::Gone => {}
             Look::Hopeless(why, connection) => state.end(connection, why),
         }
         None
@@ -235,7 +239,7 @@ impl State {
     fn look(&mut self, mut connection: Connection) -> Look {
         let fd = connection.as_raw_fd();
         let len = match recv(fd, &mut self.peeked, MsgFlags::MSG_PEEK | MsgFlags::MSG_DONTWAIT) {
-            Ok(0) => return Look::Hopeless("it ended before its PROXY header", connection),
+            Ok(0) => return Look::Gone,
             Ok(len) => len,
             Err(Errno::EAGAIN) => 0,
             Err(error) => return Look::Hopeless(error.desc(), connection),
@@ -260,7 +264,7 @@ impl State {
         let peer = connection.peer_addr().map_or_else(|| "unix".to_owned(), |peer| peer.to_string());
         match std::mem::replace(&mut self.has_warned, true) {
             false => {
-                log::warn!("a connection of {peer} ended: {why} [the next of this kind are logged at level debug]")
+                log::warn!("a connection of {peer} ended: {why} [later ones are logged at level debug]")
             }
             true => log::debug!("a connection of {peer} ended: {why}"),
         }
