@@ -580,7 +580,8 @@ fn with_the_log_in_json_every_line_on_stderr_is_an_object() {
         let mut command = run(&["--log-format", "json"]);
         command.args(arguments);
         let outcome = Outcome::of(command);
-        let last = read(outcome.stderr.lines().map(|line| (line, read(line))).last().unwrap().0);
+        let said: Vec<Value> = outcome.stderr.lines().map(read).collect();
+        let last = said.last().unwrap();
         let message = last["message"].as_str().unwrap();
         assert!(outcome.code == Some(code) && last["level"] == "error" && message.contains(says), "{outcome:?}");
     }

@@ -1,6 +1,6 @@
 //! `--events FILE|-`: what happens to the primary, as lines of JSON (`docs/events.md`), written down by a thread of its
-//! own. A full disk, or a reader that does not read, changes nothing for anybody else: lines are lost, and once it works
-//! again a line of the event `lost` says how many.
+//! own. A full disk, or a reader that does not read, changes nothing for anybody else: lines are lost, and once it
+//! works again a line of the event `lost` says how many.
 
 use std::fs::File;
 use std::io::{self, ErrorKind, Write};

@@ -92,7 +92,7 @@ pub struct Admin {
 }
 
 impl Admin {
-    /// Serves `doors` in a thread of its own, which no signal lands on. `primary` does not run yet: whoever watches sees
+    /// Serves `doors` in a thread of its own, which no signal lands on. `primary` does not run yet: watchers see
     /// everything from the first worker on.
     ///
     /// # Errors
