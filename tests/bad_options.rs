@@ -21,6 +21,7 @@ const VALUES: &[(&str, &[&str])] = &[
     ("defer-accept", &["'1s'", "-1"]),
     ("ecv-path", &["'ecv'", "''", "'/e?c=v'"]),
     ("env", &["'NAME'", "'=value'", "''"]),
+    ("events", &["''", "'/tmp'", "'/no/such/directory/file'"]),
     ("group", &["'no-such-group'", "4294967295"]),
     ("hang-timeout", &["0", "30", "'1 fortnight'"]),
     ("idle-timeout", &["0", "'soon'"]),

@@ -1,5 +1,5 @@
-//! The manual page and the completions of shells. Both are made from the definition of the arguments; what the page says
-//! beyond it (signals, exit codes, files) stands here.
+//! The manual page and the completions of shells. Both are made from the definition of the arguments; what the page
+//! says beyond it (signals, exit codes, files) stands here.
 
 use std::io::Write;
 
@@ -14,8 +14,8 @@ const NAME: &str = "croupier";
 
 const CONFIGURATION_FILE: &str = "A TOML file. Its keys are the long options of run; an option that may be repeated \
     takes a list, one without a value true or false. The key command takes the worker's program and its arguments, the \
-    key env a list of K=V or a table. Flags come before CROUPIER_* variables, those before the file. SIGHUP and croupier \
-    reload read it again. croupier check prints one with what is in force.";
+    key env a list of K=V or a table. Flags come before CROUPIER_* variables, those before the file. SIGHUP and \
+    croupier reload read it again. croupier check prints one with what is in force.";
 
 const SIGNALS: [(&str, &str); 7] = [
     (
