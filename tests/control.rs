@@ -164,7 +164,7 @@ fn a_reload_whose_new_worker_dies_at_once_says_why_and_the_old_ones_go_on() {
 #[test]
 fn reloads_that_are_asked_for_during_a_reload_are_answered_by_the_one_after_it() {
     let directory = Directory::new();
-    let croupier = of_script(&directory, &["--workers", "1"]);
+    let croupier = of_script(&directory, &["--workers", "1", "--verbose"]);
     croupier.wait_ready(1);
     let go = directory.file("go");
     set_script(&directory, &format!("until [ -e {go} ]; do sleep 0.01; done; exec {} demo", support::PROGRAM));

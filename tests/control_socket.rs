@@ -168,7 +168,7 @@ fn another_user_is_refused_by_the_file_and_where_the_file_lets_it_in_by_its_uid(
     for command in ["status", "reload", "shutdown", "stop"] {
         as_nobody(&[command]).assert_failed(1, "uid 65534 may not control this primary");
     }
-    croupier.log().wait_for("POST /stop uid=65534");
+    croupier.log().wait_for("audit action=stop uid=65534");
     assert_eq!(http::get(&address).unwrap().status, 200);
     assert_eq!(croupier.started().len(), 1);
     assert_eq!(croupier.terminate(), Some(0));

@@ -149,7 +149,58 @@ fn it_answers_under_its_own_names_only() {
         "localhost",
     );
     assert_eq!(ask(&croupier, "GET /livez HTTP/1.0\r\n\r\n").status, 200, "as old health checks ask");
-    croupier.log().wait_for("GET /livez address=127.0.0.1:");
+}
+
+// What is told.
+
+#[test]
+fn every_action_at_either_door_leaves_one_line_that_says_who_what_and_what_came_of_it() {
+    let mut croupier = run(&["--workers", "1", "--ecv-control"]);
+    croupier.wait_ready(1);
+    let at_monitor = |path: &str| {
+        let mut client = Client::connect(&croupier.monitor()).unwrap();
+        client.send(&format!("POST {path} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n")).unwrap();
+        let address = client.own_address();
+        client.rest().unwrap();
+        format!("address={address}")
+    };
+    let uid = nix::unistd::geteuid();
+    let told = |begin: &str, end: &str| {
+        let line = croupier.log().wait_for(&format!("audit {begin}"));
+        assert!(line.ends_with(end), "{line:?} does not end with {end:?}");
+    };
+    croupier.client(&["scale", "+1"]).assert_ok();
+    told(&format!("action=scale workers=+1 uid={uid} pid="), " outcome=done");
+    croupier.client(&["scale", "99999"]).assert_failed(1, "not possible");
+    told(&format!("action=scale uid={uid} pid="), " outcome=refused [99999 workers are not possible: give 1 to 4096]");
+    let who = at_monitor("/ecv/disable");
+    told(&format!("action=disable {who}"), " outcome=done");
+    let who = at_monitor("/workers/1/kill");
+    told(&format!("action=kill worker=1 {who}"), " outcome=refused [POST is for the control socket only]");
+    croupier.client(&["enable"]).assert_ok();
+    told(&format!("action=enable uid={uid} pid="), " outcome=done");
+    croupier.client(&["reload"]).assert_ok();
+    told("action=reload uid=", " outcome=done");
+    croupier.client(&["upgrade"]).assert_ok();
+    told("action=upgrade uid=", " outcome=begun");
+    croupier.client(&["shutdown"]).assert_ok();
+    told("action=shutdown uid=", " outcome=begun");
+    assert_eq!(croupier.log().count("audit "), 8, "and nothing else does");
+    assert_eq!(croupier.wait_exit(), Some(0));
+}
+
+#[test]
+fn whoever_is_refused_again_and_again_does_not_fill_the_log() {
+    let croupier = run(&["--workers", "1"]);
+    croupier.wait_ready(1);
+    let request = "POST /stop HTTP/1.1\r\nhost: localhost\r\n\r\n";
+    let begin = std::time::Instant::now();
+    for _ in 0..300 {
+        assert_eq!(ask(&croupier, request).status, 403);
+    }
+    let seconds = begin.elapsed().as_secs() as usize + 1;
+    let lines = croupier.log().count("outcome=refused");
+    assert!(lines >= 1 && lines <= 10 * (seconds + 1), "{lines} lines in {seconds} s");
 }
 
 // What it costs.

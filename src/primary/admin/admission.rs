@@ -16,6 +16,7 @@ use axum::http::{HeaderMap, HeaderName, StatusCode, Uri, Version};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 
+use super::audit::{Audit, Refusals};
 use super::problem::Problem;
 use super::{Door, own_name};
 
@@ -45,18 +46,19 @@ pub(super) struct Gate {
     hosts: Vec<String>,
     /// The paths to post to at the monitor.
     to_post: Vec<String>,
+    refusals: Refusals,
 }
 
 impl Gate {
     pub(super) fn control() -> Self {
-        Self { door: Door::Control, hosts: own_names(), to_post: Vec::new() }
+        Self { door: Door::Control, hosts: own_names(), to_post: Vec::new(), refusals: Refusals::default() }
     }
 
     /// `host` is what the monitor was told to bind: a name of this machine, whatever else it is called. Nothing
     /// can be posted there but `to_post`, paths.
     pub(super) fn monitor(host: Option<&str>, to_post: Vec<String>) -> Self {
         let hosts = own_names().into_iter().chain(host.map(str::to_owned)).collect();
-        Self { door: Door::Monitor, hosts, to_post }
+        Self { door: Door::Monitor, hosts, to_post, refusals: Refusals::default() }
     }
 
     fn check(&self, request: &Request) -> Result<(), Problem> {
@@ -113,20 +115,23 @@ impl Gate {
     }
 }
 
-/// The layer: lets a request in, or answers it.
+/// The layer: lets a request in, or answers it; either way an action leaves its line.
 pub(super) async fn admit(State(gate): State<Arc<Gate>>, request: Request, next: Next) -> Response {
     let who = request.extensions().get::<Asker>().map_or_else(String::new, Asker::to_string);
     let (door, method, path) = (gate.door, request.method(), request.uri().path());
-    if let Err(problem) = gate.check(&request) {
-        log::warn!("{door}: {method} {path} {who} [refused: {problem}]");
-        return ([(CONNECTION, "close")], problem).into_response();
+    log::debug!("{door}: {method} {path} {who}");
+    let audit = Audit::of(method, path, &who);
+    let answer = match gate.check(&request) {
+        Ok(()) => {
+            audit.iter().for_each(Audit::begin);
+            next.run(request).await
+        }
+        Err(problem) => ([(CONNECTION, "close")], problem).into_response(),
+    };
+    if let Some(audit) = audit {
+        audit.conclude(&answer, &gate.refusals);
     }
-    if method.is_safe() {
-        log::debug!("{door}: {method} {path} {who}");
-    } else {
-        log::info!("{door}: {method} {path} {who}");
-    }
-    next.run(request).await
+    answer
 }
 
 /// Browsers say of every page which origin it has when it sends more than a request to read.

@@ -10,6 +10,7 @@
 //!   monitor      the socket of the monitor address
 //!   connections  accepting, the limits, who asks
 //!   admission    who may ask what at which door
+//!   audit        what somebody did, or wanted to
 //!   ecv          what a load balancer asks, and the URL that must answer for it
 //!   routes       requests to commands, answers to JSON
 //!   events       what happens, as a stream
@@ -22,6 +23,7 @@
 //! ```
 
 mod admission;
+mod audit;
 mod connections;
 mod desk;
 mod ecv;

@@ -1,12 +1,11 @@
 //! A request that is not answered as asked: a status and `{"error": "..."}`.
 
-use std::fmt;
-
-use axum::Json;
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
+use axum::{Extension, Json};
 use serde_json::json;
 
+use super::audit::Reason;
 use crate::primary::commands::{Refused, Unsent};
 
 /// Why a request was not answered as asked.
@@ -22,12 +21,6 @@ pub(super) type Answered<T> = Result<T, Problem>;
 impl Problem {
     pub(super) fn new(status: StatusCode, error: impl Into<String>) -> Self {
         Self { status, error: error.into() }
-    }
-}
-
-impl fmt::Display for Problem {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.error)
     }
 }
 
@@ -53,6 +46,7 @@ impl From<Refused> for Problem {
 
 impl IntoResponse for Problem {
     fn into_response(self) -> Response {
-        (self.status, Json(json!({ "error": self.error }))).into_response()
+        let body = Json(json!({ "error": self.error }));
+        (self.status, Extension(Reason(self.error)), body).into_response()
     }
 }

@@ -7,20 +7,22 @@ use axum::body::{Body, to_bytes};
 use axum::extract::{Path, Request, State};
 use axum::http::StatusCode;
 use axum::middleware::from_fn_with_state;
+use axum::response::IntoResponse;
 use axum::routing::{get, post};
-use axum::{Json, Router};
+use axum::{Extension, Json, Router};
 use serde::Deserialize;
 use serde_json::json;
 use tokio::time::timeout;
 
 use super::admission::{Gate, admit};
+use super::audit::Detail;
 use super::desk::{ALIVE_TIMEOUT, ANSWER_TIMEOUT, Desk};
 use super::ecv::Ecv;
 use super::feed::Feed;
 use super::problem::{Answered, Problem};
 use super::{Door, ecv, events, page};
 use crate::primary::commands::{Command, Remote, Scale, Signal};
-use crate::primary::status::{self, Glance, Scaled, Status};
+use crate::primary::status::{self, Glance, Status};
 use crate::primary::supervisor::Stop;
 use crate::protocol::ids::WorkerId;
 
@@ -116,7 +118,7 @@ struct ScaleBody {
     workers: String,
 }
 
-async fn scale(State(desk): State<Desk>, body: Body) -> Answered<Json<Scaled>> {
+async fn scale(State(desk): State<Desk>, body: Body) -> Answered<impl IntoResponse> {
     let bad = |error: String| Problem::new(StatusCode::BAD_REQUEST, error);
     let too_late = |_| Problem::new(StatusCode::REQUEST_TIMEOUT, "the body took too long");
     let body = timeout(BODY_TIMEOUT, to_bytes(body, BODY_MAX_BYTES)).await.map_err(too_late)?;
@@ -128,7 +130,7 @@ async fn scale(State(desk): State<Desk>, body: Body) -> Answered<Json<Scaled>> {
         .map_err(|error| bad(format!("send {{\"workers\": \"4\"}}, or \"+1\", or \"-2\" ({error})")))?;
     let scale: Scale = workers.parse().map_err(|error| bad(format!("workers: {error}")))?;
     let scaled = desk.ask_within(ANSWER_TIMEOUT, |answer| Command::Scale(scale, answer)).await??;
-    Ok(Json(scaled))
+    Ok((Extension(Detail(format!("workers={scale}"))), Json(scaled)))
 }
 
 fn is_too_long(error: &axum::Error) -> bool {
