@@ -365,7 +365,7 @@ mod tests {
         let stage = Stage::new();
         let watch = |door| stage.feed.watch(door, STATUS);
         let mut watchers: Vec<_> = (0..CONTROL_WATCHERS_MAX).map(|_| watch(Door::Control).unwrap()).collect();
-        assert!(watch(Door::Control).is_err_and(|problem| problem.to_string() == "32 watch already: try later"));
+        assert!(watch(Door::Control).is_err_and(|problem| problem.error == "32 watch already: try later"));
         assert!(watch(Door::Monitor).is_ok());
         watchers.pop();
         assert!(watch(Door::Control).is_ok());

@@ -12,7 +12,8 @@ use crate::primary::commands::{Refused, Unsent};
 #[derive(Debug)]
 pub(super) struct Problem {
     status: StatusCode,
-    error: String,
+    /// For people.
+    pub(super) error: String,
 }
 
 /// What a request comes to.
