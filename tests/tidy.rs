@@ -287,8 +287,8 @@ fn module_depth(inside_src: &str) -> usize {
 /// HTTP and its runtime stay with the admin thread and its client: the event loop must neither wait for them nor be
 /// compiled with them.
 const HTTP_FOLDERS: [&str; 2] = ["src/primary/admin/", "src/cli/client/"];
-const HTTP_PACKAGES: [&str; 7] =
-    ["axum", "futures_util", "hyper", "hyper_util", "http_body_util", "tokio", "tokio_io_timeout"];
+const HTTP_PACKAGES: [&str; 8] =
+    ["axum", "futures_util", "hyper", "hyper_util", "http_body_util", "prometheus_client", "tokio", "tokio_io_timeout"];
 
 fn http_stays_out_of_the_event_loop(source: &Source) -> Vec<Finding> {
     let is_inside = HTTP_FOLDERS.iter().any(|folder| source.path.starts_with(folder));
@@ -317,6 +317,7 @@ const PURE_FILES: &[&str] = &[
     "src/primary/supervisor/rollout.rs",
     "src/primary/stall.rs",
     "src/primary/hearing.rs",
+    "src/primary/ledger.rs",
     "src/primary/recycle.rs",
     "src/primary/output/lines.rs",
     "src/cli/notify/news.rs",

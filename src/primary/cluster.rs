@@ -349,7 +349,9 @@ impl RunningCluster {
     /// # Errors
     /// [`NotDone`].
     pub fn status(&self) -> Result<Status, NotDone> {
-        Ok(self.remote.ask(Order::Status)?)
+        let mut status = self.remote.ask(Order::Status)?;
+        status.look_at_processes();
+        Ok(status)
     }
 
     /// Ends it: whoever has connected is served, workers finish, and what does not within

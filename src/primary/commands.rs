@@ -18,7 +18,7 @@ use mio::{Registry, Token, Waker};
 
 use super::events::{self, Event, Subscriber};
 use super::settings::{self, Settings, Variable, WORKERS_MAX};
-use super::status::{Enabled, Glance, Scaled, Status};
+use super::status::{Enabled, Glance, Metrics, Scaled, Status};
 #[cfg(doc)]
 use super::supervisor::Plan;
 use super::supervisor::Stop;
@@ -35,6 +35,9 @@ pub const COMMANDS_MAX: usize = 64;
 pub enum Command {
     /// Everything that it knows.
     Status(Answer<Status>),
+    /// Everything that it has counted. More work than [`Status`](Self::Status), and bounded like that: a look at every
+    /// lane of every worker.
+    Metrics(Answer<Metrics>),
     /// As much as a health check needs.
     Glance(Answer<Glance>),
     /// Read the [configuration](settings::Configuration) again, if there is one, and replace every worker. The answer

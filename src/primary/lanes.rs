@@ -4,6 +4,7 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd, RawFd};
 use std::time::Duration;
 
+use super::ledger::Counted;
 use super::reexec::baggage::{self, Baggage};
 use super::room::{Account, Bounds, Impossible};
 use super::stall::Stall;
@@ -29,6 +30,8 @@ pub struct Lane {
     retained: Option<WorkerEnd>,
     account: Account,
     board: LaneBoard,
+    /// What it has been found to have counted.
+    counted: Counted,
     phase: Phase,
     /// The worker has the listener's own socket: nothing is dealt, and what the worker counts is not checked.
     is_shared: bool,
@@ -68,6 +71,8 @@ pub struct Saved {
     retained: Option<RawFd>,
     stall: Stall,
     account: Account,
+    #[serde(default)]
+    counted: Counted,
     phase: Phase,
     is_shared: bool,
 }
@@ -87,6 +92,7 @@ impl Lane {
             retained: Some(retained),
             account: Account::new(bounds),
             board,
+            counted: Counted::default(),
             phase: Phase::Granted,
             is_shared: false,
         }
@@ -100,6 +106,7 @@ impl Lane {
             retained: self.retained.as_ref().map(|retained| baggage.pack(retained.as_fd())),
             stall: self.stall,
             account: self.account,
+            counted: self.counted,
             phase: self.phase,
             is_shared: self.is_shared,
         }
@@ -117,6 +124,7 @@ impl Lane {
             retained: saved.retained.map(baggage::unpack).transpose()?.map(WorkerEnd::from_fd),
             account: saved.account,
             board,
+            counted: saved.counted,
             phase: saved.phase,
             is_shared: saved.is_shared,
         })
@@ -286,15 +294,28 @@ impl Lane {
     /// The lane in numbers.
     pub fn figures(&self) -> Figures {
         let counts = self.board.counts();
-        let queued = self.retained.as_ref().map_or(0, WorkerEnd::untaken);
-        // The last message in the queue is the probe, and no connection.
-        let untaken = if self.stall.is_probed() { queued.saturating_sub(1) } else { queued };
         let Counts { taken, closed } = counts;
         if self.is_shared {
             return Figures { dealt: taken, taken, closed, ..Figures::default() };
         }
         let (dealt, reclaimed) = (self.account.dealt(), self.account.reclaimed());
-        Figures { dealt, reclaimed, taken, closed, untaken: untaken as u64 }
+        Figures { dealt, reclaimed, taken, closed, untaken: self.untaken() }
+    }
+
+    /// What it has counted so far.
+    pub fn counted(&mut self) -> Counted {
+        let counts = self.board.counts();
+        let dealt = if self.is_shared { counts.taken } else { self.account.dealt() };
+        self.counted.note(dealt, counts, &self.board.waits());
+        self.counted
+    }
+
+    /// Connections that wait in its queue.
+    pub fn untaken(&self) -> u64 {
+        let queued = self.retained.as_ref().filter(|_| !self.is_shared).map_or(0, WorkerEnd::untaken);
+        // The last message in the queue is the probe, and no connection.
+        let untaken = if self.stall.is_probed() { queued.saturating_sub(1) } else { queued };
+        untaken as u64
     }
 
     /// It has ended, and everything that was dealt has come back or is closed: its number is free. What was given back

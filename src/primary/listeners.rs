@@ -10,9 +10,10 @@ use nix::errno::Errno;
 
 use super::address::Address;
 use super::chooser::Chooser;
+use super::ledger::{Counters, PauseReason};
 use super::policy::{Choice, PolicyKind};
 use super::reexec::baggage::{self, Baggage};
-use super::returned::{self, CameBack, Candidate, Found, REASON_COUNT, Reason, Returned};
+use super::returned::{self, CameBack, Candidate, Found, Reason, Returned};
 use super::scheduler::Rotation;
 use super::socket::{BindOptions, BoundBy, Socket, TcpOptions, concerns_the_client};
 use crate::protocol::allow_list::AllowList;
@@ -55,6 +56,8 @@ pub struct Listener {
     pub returned: Returned,
     /// What has happened here.
     pub counters: Counters,
+    /// How much had been dealt when nobody had room the last time.
+    no_room_at: u64,
     /// A worker has asked for it.
     pub is_asked_for: bool,
 }
@@ -73,28 +76,6 @@ enum Ending {
     Quieting { until: Monotonic },
     /// What is in the backlog is all that will ever be.
     Emptying,
-}
-
-/// What has happened on one listener since it was bound.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
-pub struct Counters {
-    /// Connections accepted.
-    pub accepted: u64,
-    /// Deals, those of connections that had come back included.
-    pub dealt: u64,
-    /// Deals of connections that had come back, by [`Reason`].
-    pub redealt: [u64; REASON_COUNT],
-    /// Connections that came back and were closed because nobody took them in time.
-    pub expired: u64,
-}
-
-impl std::ops::AddAssign for Counters {
-    fn add_assign(&mut self, other: Counters) {
-        self.accepted += other.accepted;
-        self.dealt += other.dealt;
-        self.redealt.iter_mut().zip(other.redealt).for_each(|(ours, theirs)| *ours += theirs);
-        self.expired += other.expired;
-    }
 }
 
 /// A listener as it goes over an exec.
@@ -212,6 +193,7 @@ impl Listener {
             ending: None,
             returned: Returned::default(),
             counters: Counters::default(),
+            no_room_at: 0,
             is_asked_for: false,
         }
     }
@@ -325,6 +307,7 @@ impl Listener {
             ending: None,
             returned: Returned::restore(saved.returned)?,
             counters: saved.counters,
+            no_room_at: saved.counters.dealt,
             is_asked_for: saved.is_asked_for,
         })
     }
@@ -466,10 +449,19 @@ impl Listener {
     pub fn rest(&mut self, what: &str, error: &io::Error, until: Monotonic) -> Next {
         let why = format!("{what}: {error}");
         if self.rest.is_none() {
+            self.counters.pauses[pause_reason(error) as usize] += 1;
             log::warn!("listener={} {why} [clients wait in the backlog; trying again]", self.address);
         }
         self.rest = Some(Rest { why, until: Some(until) });
         Next::Resting
+    }
+
+    /// Nobody has room. However often that is found, it is one pause until something is dealt again.
+    pub fn note_no_room(&mut self) {
+        if self.no_room_at != self.counters.dealt {
+            self.no_room_at = self.counters.dealt;
+            self.counters.pauses[PauseReason::NoRoom as usize] += 1;
+        }
     }
 
     /// Nothing is dealt for a while, for want of descriptors or memory.
@@ -591,5 +583,14 @@ impl Listener {
             log::error!("listener={} its filter stays: {error} [close it wherever it is open]", self.address);
         }
         self.returned.clear()
+    }
+}
+
+fn pause_reason(error: &io::Error) -> PauseReason {
+    match error.raw_os_error().map(Errno::from_raw) {
+        Some(Errno::EMFILE | Errno::ENFILE) => PauseReason::Descriptors,
+        Some(Errno::ENOMEM | Errno::ENOBUFS) => PauseReason::Memory,
+        Some(Errno::ETOOMANYREFS) => PauseReason::InFlight,
+        _ => PauseReason::Other,
     }
 }

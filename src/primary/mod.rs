@@ -118,6 +118,7 @@ mod event_loop;
 pub mod events;
 mod hearing;
 mod lanes;
+pub mod ledger;
 mod lifecycle;
 pub mod listener_spec;
 mod listeners;

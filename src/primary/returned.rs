@@ -32,18 +32,37 @@ pub const NOT_AGAIN_FOR: Duration = Duration::from_secs(1);
 /// Why a connection came back.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Reason {
-    /// Its worker died, or finished, before it took it.
+    /// Its worker finished, or closed its listener, before it took it.
     Untaken,
-    /// Its worker did not take it in time, or paused.
+    /// Its worker did not take it in time.
     Reclaimed,
-    /// Its worker had taken it, and did not want it, or could not keep it.
+    /// Its worker had taken it, and gave it back.
     GivenBack,
     /// It was never dealt: the kernel did not take the message.
     Unsent,
+    /// Its worker died before it took it.
+    Died,
+    /// Its worker wants no connections for now, or has no descriptors for them.
+    Refused,
 }
 
-/// How many reasons there are, for counters by reason.
-pub const REASON_COUNT: usize = 4;
+impl Reason {
+    /// All of them; the index of each is its number.
+    pub const ALL: [Reason; 6] =
+        [Reason::Untaken, Reason::Reclaimed, Reason::GivenBack, Reason::Unsent, Reason::Died, Reason::Refused];
+
+    /// Its name.
+    pub fn name(self) -> &'static str {
+        match self {
+            Reason::Untaken => "drained",
+            Reason::Reclaimed => "reclaimed",
+            Reason::GivenBack => "given_back",
+            Reason::Unsent => "unsent",
+            Reason::Died => "died",
+            Reason::Refused => "refused",
+        }
+    }
+}
 
 /// A connection to deal.
 #[derive(Debug)]
@@ -159,9 +178,9 @@ impl Returned {
     }
 
     /// Takes over what `from` has not taken and never will: it is dead, or its lane has ended.
-    pub fn inherit_untaken(&mut self, end: WorkerEnd, from: (WorkerId, LaneId), at: Monotonic) {
+    pub fn inherit_untaken(&mut self, end: WorkerEnd, from: (WorkerId, LaneId), reason: Reason, at: Monotonic) {
         let (from, lane) = from;
-        let came_back = CameBack { reason: Reason::Untaken, at, from, not_again: false, uncounted: Some(lane) };
+        let came_back = CameBack { reason, at, from, not_again: false, uncounted: Some(lane) };
         self.queues.push(Queue { end: QueueEnd::Untaken(end), came_back });
     }
 
@@ -396,8 +415,8 @@ mod tests {
     #[test]
     fn the_oldest_comes_first_wherever_it_waits() {
         let mut returned = Returned::default();
-        returned.inherit_untaken(untaken(&[2, 5]), (A, LaneId(0)), Monotonic::default());
-        returned.inherit_untaken(untaken(&[1, 6]), (A, LaneId(1)), Monotonic::default());
+        returned.inherit_untaken(untaken(&[2, 5]), (A, LaneId(0)), Reason::Died, Monotonic::default());
+        returned.inherit_untaken(untaken(&[1, 6]), (A, LaneId(1)), Reason::Died, Monotonic::default());
         returned.hold(record(4), some_fd(), came_back(A));
         returned.hold(record(3), some_fd(), came_back(A));
         let order: Vec<_> = std::iter::from_fn(|| next(&mut returned, Some(B))).collect();
@@ -452,7 +471,7 @@ mod tests {
     fn what_nobody_takes_expires() {
         let mut returned = Returned::default();
         returned.hold(record(1), some_fd(), came_back(A));
-        returned.inherit_untaken(untaken(&[2, 3]), (A, LaneId(0)), Monotonic { ns: 5 });
+        returned.inherit_untaken(untaken(&[2, 3]), (A, LaneId(0)), Reason::Died, Monotonic { ns: 5 });
         let timeout = Duration::from_nanos(10);
         assert_eq!(returned.deadline(timeout), Some(Monotonic { ns: 11 }));
         assert_eq!(returned.expire(timeout, Monotonic { ns: 11 }).len(), 1);

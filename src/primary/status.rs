@@ -1,12 +1,17 @@
 //! What `GET /status` says, as plain data. Filled by the event loop from the register. Names are stable: fields are
 //! only ever added. Numbers count from the start of the primary (or of the worker), unless the name says otherwise.
 
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 
 use serde::{Deserialize, Serialize};
 
+use super::ledger::Ledger;
+use crate::protocol::ids::Slot;
+use crate::sys::usage;
+
 /// Everything about one primary.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Status {
     /// Its name.
     pub name: String,
@@ -14,6 +19,12 @@ pub struct Status {
     pub pid: u32,
     /// Of this program.
     pub version: String,
+    /// What workers execute, with its arguments.
+    #[serde(default)]
+    pub command: String,
+    /// The release of the running kernel.
+    #[serde(default)]
+    pub kernel: String,
     /// When it was started.
     pub started_unix_seconds: u64,
     /// How long ago that was.
@@ -38,6 +49,18 @@ pub struct Status {
     pub counters: Counters,
 }
 
+impl Status {
+    /// Fills in what workers' processes have of the machine. It reads files: for whoever asks, not for the event loop.
+    /// A process that has just ended has nothing.
+    pub fn look_at_processes(&mut self) {
+        for worker in &mut self.workers {
+            let usage = usage::of(worker.pid);
+            worker.rss_bytes = usage.map_or(0, |it| it.rss_bytes);
+            worker.cpu_seconds = usage.map_or(0.0, |it| it.cpu.as_secs_f64());
+        }
+    }
+}
+
 /// Where the primary stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -49,7 +72,7 @@ pub enum State {
 }
 
 /// One worker.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct WorkerStatus {
     /// Its number, never used again.
     pub id: u32,
@@ -75,6 +98,13 @@ pub struct WorkerStatus {
     pub restarts: u64,
     /// How long ago it was started.
     pub age_seconds: u64,
+    /// Its resident memory. As [`cpu_seconds`](Self::cpu_seconds), not known to the event loop:
+    /// [`Status::look_at_processes`].
+    #[serde(default)]
+    pub rss_bytes: u64,
+    /// Its time on the processors so far.
+    #[serde(default)]
+    pub cpu_seconds: f64,
 }
 
 /// One listener.
@@ -105,14 +135,28 @@ pub struct ListenerStatus {
 /// Deals of connections that had come back, by reason.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct Redealt {
-    /// Their worker died, or finished, before it took them.
+    /// Their worker finished, or closed its listener, before it took them.
     pub untaken: u64,
     /// Their worker did not take them in time.
     pub reclaimed: u64,
-    /// Their worker did not want them, or could not keep them.
+    /// Their worker had taken them, and gave them back.
     pub given_back: u64,
     /// The kernel did not take the message.
     pub unsent: u64,
+    /// Their worker died before it took them.
+    #[serde(default)]
+    pub died: u64,
+    /// Their worker wanted none for a while, or had no descriptors for them.
+    #[serde(default)]
+    pub refused: u64,
+}
+
+impl Redealt {
+    /// All of them together.
+    pub fn sum(&self) -> u64 {
+        let Self { untaken, reclaimed, given_back, unsent, died, refused } = *self;
+        untaken + reclaimed + given_back + unsent + died + refused
+    }
 }
 
 /// Sums over everything, ended workers included.
@@ -167,4 +211,17 @@ pub struct Scaled {
     pub workers_before: u32,
     /// So many there are to be now.
     pub workers: u32,
+}
+
+/// Everything that there is to count and to measure, copied out in one turn of the event loop.
+#[derive(Debug, Clone)]
+pub struct Metrics {
+    /// What there is now.
+    pub status: Status,
+    /// What there has been since the start of the primary, as if everything had ended now.
+    pub ledger: Ledger,
+    /// Connections that wait untaken now, by listener as the ledger names it and by slot.
+    pub untaken: BTreeMap<(String, Slot), u64>,
+    /// How many workers each slot has had.
+    pub starts: Vec<(Slot, u64)>,
 }

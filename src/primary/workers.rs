@@ -315,6 +315,11 @@ impl Worker {
         (0..).map(LaneId).zip(&self.lanes).filter_map(|(id, lane)| Some((id, lane.as_ref()?)))
     }
 
+    /// As [`lanes`](Self::lanes), without their numbers.
+    pub fn lanes_mut(&mut self) -> impl Iterator<Item = &mut Lane> {
+        self.lanes.iter_mut().flatten()
+    }
+
     /// The numbers of its lanes.
     pub fn lane_ids(&self) -> Vec<LaneId> {
         self.lanes().map(|(id, _)| id).collect()
@@ -330,11 +335,21 @@ impl Worker {
         Some(LaneId(index as u8))
     }
 
-    /// Adds a lane under a number of [`free_lane`](Self::free_lane).
-    pub fn open_lane(&mut self, id: LaneId, listener: usize, ends: (PrimaryEnd, WorkerEnd), bounds: Bounds) {
+    /// Adds a lane under a number of [`free_lane`](Self::free_lane). Returns the one that had it.
+    pub fn open_lane(
+        &mut self,
+        id: LaneId,
+        listener: usize,
+        ends: (PrimaryEnd, WorkerEnd),
+        bounds: Bounds,
+    ) -> Option<Lane> {
         let index = usize::from(id.0);
         self.lanes.resize_with(self.lanes.len().max(index + 1), || None);
+        let mut old = self.lanes[index].take();
+        // The new one begins on a clean board.
+        old.as_mut().map(Lane::counted);
         self.lanes[index] = Some(Lane::new(listener, ends, bounds, self.board.lane(id)));
+        old
     }
 
     /// Takes its lanes away: its process has ended.

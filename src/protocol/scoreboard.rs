@@ -80,6 +80,25 @@ pub struct Counts {
     pub closed: u64,
 }
 
+/// How long connections of one lane, or of several, waited from accept to take. Those that were given back, and those
+/// that nobody dealt, are not among them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct Waits {
+    /// How many, by length: see [`WAIT_BUCKETS`].
+    pub buckets: [u64; WAIT_BUCKETS],
+    /// All of them together, in nanoseconds.
+    pub sum_ns: u64,
+}
+
+impl std::ops::AddAssign for Waits {
+    fn add_assign(&mut self, other: Waits) {
+        // A worker may write anything.
+        let sum = |ours: &mut u64, theirs: u64| *ours = ours.saturating_add(theirs);
+        self.buckets.iter_mut().zip(other.buckets).for_each(|(ours, theirs)| sum(ours, theirs));
+        sum(&mut self.sum_ns, other.sum_ns);
+    }
+}
+
 /// The counts at which the primary wants a kick; [`NO_KICK`] for none.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct KickAt {
@@ -200,9 +219,10 @@ impl LaneBoard {
         self.word(PAUSED).compare_exchange(from, to, Ordering::AcqRel, Ordering::Relaxed).is_ok()
     }
 
-    /// The accept-to-take histogram so far, one count per bucket (see [`WAIT_BUCKETS`]).
-    pub fn waits(&self) -> [u64; WAIT_BUCKETS] {
-        std::array::from_fn(|bucket| self.word(WAITS + bucket).load(Ordering::Relaxed))
+    /// Primary: how long connections have waited so far.
+    pub fn waits(&self) -> Waits {
+        let word = |offset| self.word(offset).load(Ordering::Relaxed);
+        Waits { buckets: std::array::from_fn(|bucket| word(WAITS + bucket)), sum_ns: word(WAIT_SUM_NS) }
     }
 }
 

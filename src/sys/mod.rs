@@ -23,3 +23,5 @@ pub mod signals;
 pub mod socket_path;
 #[cfg(feature = "primary")]
 pub mod tcp;
+#[cfg(feature = "primary")]
+pub mod usage;

@@ -160,15 +160,6 @@ impl Process {
         let _ = waitid(Id::PIDFd(self.pidfd.as_fd()), WaitPidFlag::WEXITED);
     }
 
-    /// Resident memory in bytes, or `None` if it has ended. Source: proc(5), statm.
-    pub fn resident_bytes(&self) -> Option<u64> {
-        let statm = std::fs::read_to_string(format!("/proc/{}/statm", self.pid)).ok()?;
-        let pages: u64 = statm.split(' ').nth(1)?.parse().ok()?;
-        // SAFETY: sysconf reads no memory of ours.
-        let page_bytes = unsafe { libc::sysconf(libc::_SC_PAGESIZE) };
-        Some(pages * page_bytes as u64)
-    }
-
     /// Sends `signal` to the process alone. A process that has ended is no error.
     pub fn signal(&self, signal: Signal) {
         // It is our child and not yet waited for, so the number is still its own.

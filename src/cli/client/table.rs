@@ -29,7 +29,6 @@ const LISTENER_TITLES: [&str; 8] =
     ["LISTENER", "POLICY", "ACCEPTED", "DEALT", "REDEALT", "EXPIRED", "RETURNED", "STATE"];
 
 fn of_listener(listener: &ListenerStatus) -> [String; 8] {
-    let redealt = listener.redealt;
     let state = match (listener.paused, listener.is_asked_for) {
         (true, _) => "paused",
         (false, true) => "dealing",
@@ -40,7 +39,7 @@ fn of_listener(listener: &ListenerStatus) -> [String; 8] {
         listener.policy.clone(),
         listener.accepted.to_string(),
         listener.dealt.to_string(),
-        (redealt.untaken + redealt.reclaimed + redealt.given_back + redealt.unsent).to_string(),
+        listener.redealt.sum().to_string(),
         listener.expired.to_string(),
         listener.returned.to_string(),
         state.to_owned(),

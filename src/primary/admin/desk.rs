@@ -11,6 +11,7 @@ use tokio::time::timeout;
 use super::Door;
 use super::problem::{Answered, Problem};
 use crate::primary::commands::{Answer, Command, Remote, Unsent};
+use crate::primary::status::Status;
 
 /// How long the event loop may take to answer, but for a reload, whose answer is its end. Then: 504.
 pub(super) const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
@@ -58,5 +59,12 @@ impl Desk {
         });
         let late = |_| Problem::new(StatusCode::GATEWAY_TIMEOUT, format!("the primary did not answer within {time:?}"));
         asked.await.map_err(late)?
+    }
+
+    /// Everything that the event loop knows, with what the workers' processes have of the machine.
+    pub(super) async fn status(&self) -> Answered<Status> {
+        let mut status = self.ask_within(ANSWER_TIMEOUT, Command::Status).await?;
+        status.look_at_processes();
+        Ok(status)
     }
 }

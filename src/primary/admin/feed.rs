@@ -19,12 +19,11 @@ use tokio::task::yield_now;
 use tokio::time::sleep;
 
 use super::Door;
-use super::desk::{ANSWER_TIMEOUT, Desk};
+use super::desk::Desk;
 use super::problem::{Answered, Problem};
 use super::ring::{Bounds, Place, Ring, Step};
 use super::tap::{Piece, Tap};
 use crate::primary::Primary;
-use crate::primary::commands::Command;
 use crate::primary::events::Line;
 
 /// Events that wait for the admin thread. Above it they are lost to watchers.
@@ -216,7 +215,7 @@ impl Feed {
             self.status_is_wanted.notified().await;
             while self.status.receiver_count() > 0 {
                 // Without an answer they see how old the last one is.
-                if let Ok(status) = desk.ask_within(ANSWER_TIMEOUT, Command::Status).await
+                if let Ok(status) = desk.status().await
                     && let Ok(json) = serde_json::to_string(&status)
                 {
                     self.status.send_replace(Some(json.into()));

@@ -18,6 +18,7 @@
 //!   ring         the last lines of a kind
 //!   tap          lines of workers on their way from the event loop
 //!   desk         questions to the event loop, a bounded number at once for each door
+//!   metrics      the same for Prometheus; exposition: as text
 //!   page         what people see in a browser
 //!   problem      answers that nobody asked for
 //! ```
@@ -28,7 +29,9 @@ mod connections;
 mod desk;
 mod ecv;
 mod events;
+mod exposition;
 mod feed;
+mod metrics;
 mod monitor;
 mod page;
 mod problem;

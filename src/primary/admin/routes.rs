@@ -19,6 +19,7 @@ use super::audit::Detail;
 use super::desk::{ALIVE_TIMEOUT, ANSWER_TIMEOUT, Desk};
 use super::ecv::Ecv;
 use super::feed::Feed;
+use super::metrics::metrics;
 use super::problem::{Answered, Problem};
 use super::{Door, ecv, events, page};
 use crate::primary::commands::{Command, Remote, Scale, Signal};
@@ -62,7 +63,11 @@ impl Offer {
 
 /// What is safe to read, for both doors.
 fn to_read() -> Router<Desk> {
-    Router::new().route("/status", get(status)).route("/livez", get(livez)).route("/readyz", get(readyz))
+    Router::new()
+        .route("/status", get(status))
+        .route("/metrics", get(metrics))
+        .route("/livez", get(livez))
+        .route("/readyz", get(readyz))
 }
 
 /// What changes something, for the control socket.
@@ -78,7 +83,7 @@ fn to_control() -> Router<Desk> {
 }
 
 async fn status(State(desk): State<Desk>) -> Answered<Json<Status>> {
-    desk.ask_within(ANSWER_TIMEOUT, Command::Status).await.map(Json)
+    desk.status().await.map(Json)
 }
 
 /// The event loop goes round.

@@ -58,6 +58,8 @@ impl Primary {
         // First of all: whatever becomes of it, closing it must not sleep.
         let prepared = returned::prepare(&connection);
         let Some(lane) = self.workers.lane_mut(id, lane_id) else { return };
+        // Without descriptors it takes and returns untouched; otherwise it has served, and others are to go on.
+        let is_refused = lane.pause() == Pause::NoDescriptors;
         let listener = &mut self.listeners[lane.listener];
         if record.sequence == 0 || record.sequence > self.sequence {
             return self.end_worker(id, "it gave back a connection that it was never dealt");
@@ -68,7 +70,8 @@ impl Primary {
         if let Err(why) = prepared {
             return log::debug!("connection={} given back by worker={id}: {why} [closed]", record.sequence);
         }
-        listener.returned.hold(record, connection, came_back(Reason::GivenBack, id));
+        let reason = if is_refused { Reason::Refused } else { Reason::GivenBack };
+        listener.returned.hold(record, connection, CameBack { not_again: true, ..came_back(reason, id) });
     }
 
     /// A kick says: look. There is room again, or a pause has begun or ended, or the worker is awake again.
@@ -85,7 +88,7 @@ impl Primary {
             }
         }
         if lane.pause() != Pause::None && !lane.stall.is_probed() {
-            self.reclaim(id, lane_id, Reason::Reclaimed);
+            self.reclaim(id, lane_id, Reason::Refused);
             self.watch();
         }
         self.look_for_room(id, lane_id);
@@ -262,5 +265,5 @@ impl Primary {
 }
 
 pub(super) fn came_back(reason: Reason, from: WorkerId) -> CameBack {
-    CameBack { reason, at: Monotonic::now(), from, not_again: reason == Reason::GivenBack, uncounted: None }
+    CameBack { reason, at: Monotonic::now(), from, not_again: false, uncounted: None }
 }

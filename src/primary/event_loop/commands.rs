@@ -91,6 +91,7 @@ impl Primary {
     fn obey_command(&mut self, command: Command) {
         match command {
             Command::Status(answer) => answer.give(self.status()),
+            Command::Metrics(answer) => answer.give(self.metrics()),
             Command::Glance(answer) => answer.give(self.glance()),
             Command::Reload(answer) => self.reload(answer),
             Command::Reconfigure(read) => self.reconfigure(read),

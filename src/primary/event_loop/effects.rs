@@ -14,9 +14,11 @@ use super::token::Source;
 use crate::primary::dialect::native::Native;
 use crate::primary::events::{self, Who};
 use crate::primary::lanes::Figures;
+use crate::primary::ledger::Counted;
 use crate::primary::lifecycle;
 use crate::primary::output::Stream;
 use crate::primary::recycle::Usage;
+use crate::primary::returned::Reason;
 use crate::primary::supervisor::{Effect, Ended, Event, KillReason, ReloadEnd};
 use crate::primary::workers::Worker;
 use crate::protocol::bootstrap;
@@ -26,6 +28,7 @@ use crate::protocol::scoreboard::Scoreboard;
 use crate::protocol::time::Monotonic;
 use crate::sys::process::{Exit, Launch, Process};
 use crate::sys::signals::Signal;
+use crate::sys::usage;
 
 /// How often workers' limits are looked at, if they have any.
 const DUE_LOOK_EVERY: Duration = Duration::from_millis(250);
@@ -83,6 +86,9 @@ impl Primary {
 
     pub(super) fn note_started(&mut self, id: WorkerId, pid: i32, slot: Slot) {
         self.last_failure = None;
+        if let Some(reason) = self.supervisor.restarts(slot) {
+            self.ledger.enter_restart(slot, reason);
+        }
         log::info!("worker={id} pid={pid} slot={slot} started");
         let generation = self.supervisor.generation();
         let who = Who { worker: id, slot, pid, generation };
@@ -176,7 +182,7 @@ impl Primary {
             if told || worker.state() != lifecycle::State::Ready {
                 continue;
             }
-            let rss_bytes = if watch_rss { worker.process.resident_bytes().unwrap_or(0) } else { 0 };
+            let rss_bytes = if watch_rss { usage::of(worker.process.pid()).map_or(0, |it| it.rss_bytes) } else { 0 };
             let usage = Usage { taken: worker.figures().taken, age: now.since(worker.started_at), rss_bytes };
             if let Some(limit) = worker.limits.reached(&usage) {
                 log::info!("worker={} pid={} {limit} reached [recycling]", worker.id, worker.process.pid());
@@ -238,7 +244,7 @@ impl Primary {
                 && has_others
                 && let Some(retained) = lane.take_retained()
             {
-                listener.returned.inherit_untaken(retained, (id, lane_id), now);
+                listener.returned.inherit_untaken(retained, (id, lane_id), Reason::Untaken, now);
             }
         }
         self.note_deserted();
@@ -280,8 +286,11 @@ impl Primary {
             self.listeners[lane.listener].unseat(slot, id, lane_id);
         }
         let mut figures = worker.figures();
-        for (lane_id, lane) in worker.take_lanes() {
+        for (lane_id, mut lane) in worker.take_lanes() {
             let listener = &mut self.listeners[lane.listener];
+            let Counted { tally, waits } = lane.counted();
+            let counted = Counted { tally: tally.ended(), waits };
+            self.ledger.enter_lane(&listener.address().to_string(), worker.slot, &counted);
             // A lane that has ended left its queue to the listener.
             figures.untaken += listener.returned.untaken_of(id, lane_id) as u64;
             let is_dealt = lane.is_dealt();
@@ -292,7 +301,7 @@ impl Primary {
             // For every process that holds the worker's end, a forked child too: nothing more comes.
             if let Some(retained) = retained {
                 retained.end();
-                listener.returned.inherit_untaken(retained, (id, lane_id), now);
+                listener.returned.inherit_untaken(retained, (id, lane_id), Reason::Died, now);
             }
             listener.returned.inherit_given_back(primary_end, id, now);
         }
@@ -312,6 +321,8 @@ impl Primary {
 
     pub(super) fn see_exit(&mut self, id: WorkerId) {
         let Some(worker) = self.workers.get(id) else { return };
+        // Its last chance: once waited for, it is gone from /proc.
+        let usage = usage::of(worker.process.pid());
         let exit = match worker.process.try_wait() {
             Ok(Some(exit)) => exit,
             Ok(None) => return,
@@ -322,6 +333,7 @@ impl Primary {
         };
         if let Some(worker) = self.workers.get_mut(id) {
             worker.has_exited = true;
+            self.ledger.enter_cpu(worker.slot, usage.map_or(Duration::ZERO, |it| it.cpu));
         }
         self.outputs.worker_ended(id, Monotonic::now());
         // What it said before it died, in particular which lanes it had closed: all of it, it is not getting more.

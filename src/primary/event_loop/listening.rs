@@ -23,6 +23,7 @@ use crate::primary::lanes::Phase;
 use crate::primary::lifecycle::{self, State};
 use crate::primary::listener_spec::{ListenerSpec, ProxyProtocol};
 use crate::primary::listeners::{BindError, Listener};
+use crate::primary::returned::Reason;
 use crate::primary::room::Bounds;
 use crate::primary::settings::{BindOptions, Inherited, LISTENERS_MAX, OPEN_FILES_RESERVED};
 use crate::primary::supervisor::Event;
@@ -91,10 +92,11 @@ impl Primary {
         let vacant = self.vacant_place();
         let index = vacant.unwrap_or(self.listeners.len());
         listener.register(self.poll.registry(), Source::Listener(index).token())?;
+        self.ledger.open_account(&listener.address().to_string(), listener.is_declared());
         match vacant {
             Some(index) => {
                 let old = std::mem::replace(&mut self.listeners[index], listener);
-                self.retired += old.counters;
+                self.ledger.enter_listener(&old.address().to_string(), old.counters);
             }
             None => self.listeners.push(listener),
         }
@@ -284,12 +286,16 @@ impl Primary {
             return Ok(());
         }
         let is_draining = worker.state() == State::Draining;
-        worker.open_lane(lane_id, index, ends, bounds);
+        let (before, slot) = (worker.open_lane(lane_id, index, ends, bounds), worker.slot);
         let Some(lane) = worker.lane_mut(lane_id) else { return Ok(()) };
         let shared = listener.shared_socket().map(|socket| lane.share(socket)).transpose();
         if is_draining {
             // Its other lanes were ended when it was told to finish; this one must not keep it.
             lane.end();
+        }
+        if let Some(mut before) = before {
+            let address = self.listeners[before.listener].address().to_string();
+            self.ledger.enter_lane(&address, slot, &before.counted());
         }
         if let Err(error) = shared {
             self.end_worker(id, &format!("it cannot be given the socket of its listener: {error}"));
@@ -391,14 +397,14 @@ impl Primary {
     pub(super) fn close_lane_as_told(&mut self, id: WorkerId, lane_id: LaneId) {
         let Some(lane) = self.workers.lane_mut(id, lane_id) else { return };
         let (index, had_ended) = (lane.listener, lane.phase() == Phase::Ended);
-        self.close_lane(id, lane_id);
+        self.close_lane(id, lane_id, Reason::Untaken);
         if !had_ended && !self.anyone_listens(index) {
             self.close_if_made_for_workers(index);
         }
     }
 
     /// The lane ends, and what is untaken goes to others.
-    fn close_lane(&mut self, id: WorkerId, lane_id: LaneId) {
+    fn close_lane(&mut self, id: WorkerId, lane_id: LaneId, reason: Reason) {
         let Some(worker) = self.workers.get_mut(id) else { return };
         let slot = worker.slot.0 as usize;
         let Some(lane) = worker.lane_mut(lane_id) else { return };
@@ -406,17 +412,18 @@ impl Primary {
         listener.unseat(slot, id, lane_id);
         lane.end();
         if let Some(retained) = lane.take_retained() {
-            listener.returned.inherit_untaken(retained, (id, lane_id), Monotonic::now());
+            listener.returned.inherit_untaken(retained, (id, lane_id), reason, Monotonic::now());
         }
         if !worker.listens() && worker.apply(lifecycle::Event::LastClosed).is_err() {
             self.end_worker(id, "it closed a lane before it said hello");
         }
     }
 
+    /// Its channel has ended.
     pub(super) fn close_lanes(&mut self, id: WorkerId) {
         let lanes = self.workers.get(id).map(|worker| worker.lane_ids()).unwrap_or_default();
         for lane in lanes {
-            self.close_lane(id, lane);
+            self.close_lane(id, lane, Reason::Died);
         }
         self.note_deserted();
     }

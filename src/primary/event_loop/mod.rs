@@ -13,9 +13,10 @@ use super::commands::{Answer, Inbox, Refused};
 use super::dealing::{self, Stopped};
 use super::dialect::native::Buffer;
 use super::events::{self, Subscribers};
+use super::ledger::Ledger;
 use super::lifecycle;
 use super::listener_spec::BadListener;
-use super::listeners::{BindError, Counters, Listener};
+use super::listeners::{BindError, Listener};
 use super::output::{OpenError, Outputs};
 use super::reexec::{CarriedDoors, CarriedLock, Trial};
 use super::settings::{Inherited, Settings, Variable, WORKERS_MAX};
@@ -66,8 +67,8 @@ pub struct Primary {
     lock: Option<CarriedLock>,
     /// A lane knows its listener by its index, so a closed one stays until no lane does.
     listeners: Vec<Listener>,
-    /// What happened on listeners that are gone.
-    retired: Counters,
+    /// What those have counted that are gone.
+    ledger: Ledger,
     workers: Register,
     outputs: Outputs,
     supervisor: Supervisor,
@@ -180,7 +181,7 @@ impl Primary {
             poll,
             signals: None,
             listeners: Vec::new(),
-            retired: Counters::default(),
+            ledger: Ledger::default(),
             workers: Register::default(),
             outputs,
             sequence: 0,
@@ -346,7 +347,11 @@ impl Primary {
             let was_resting = self.listeners[index].is_resting();
             while self.listeners[index].may_have_connections(now) {
                 match dealing::deal(&mut self.listeners[index], &mut self.workers, &mut self.sequence, now) {
-                    Stopped::NothingToDeal | Stopped::NoRoom => break,
+                    Stopped::NothingToDeal => break,
+                    Stopped::NoRoom => {
+                        self.listeners[index].note_no_room();
+                        break;
+                    }
                     Stopped::TurnOver => {
                         more = true;
                         break;

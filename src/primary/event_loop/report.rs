@@ -1,26 +1,31 @@
 //! The state of everything, copied out for whoever asks. It looks at the register and the scoreboards; it changes
 //! nothing.
 
+use std::collections::BTreeMap;
+
 use super::Primary;
 use crate::primary::lifecycle;
 use crate::primary::listeners::Listener;
 use crate::primary::returned::Reason;
-use crate::primary::status::{Counters, Glance, ListenerStatus, Redealt, State, Status, WorkerStatus};
+use crate::primary::status::{Counters, Glance, ListenerStatus, Metrics, Redealt, State, Status, WorkerStatus};
 use crate::primary::workers::Worker;
 use crate::protocol::time::Monotonic;
+use crate::sys::usage;
 
 impl Primary {
     pub(super) fn status(&self) -> Status {
         let now = Monotonic::now();
         let listeners: Vec<ListenerStatus> =
             self.listeners.iter().filter(|it| !it.is_gone()).map(of_listener).collect();
-        let mut sum = self.retired;
+        let mut sum = self.ledger.counters();
         self.listeners.iter().for_each(|listener| sum += listener.counters);
         let of_worker = |worker: &Worker| of_worker(worker, self.workers.restarts(worker.slot), now);
         Status {
             name: self.name.clone(),
             pid: std::process::id(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
+            command: self.settings.command.display(),
+            kernel: usage::kernel_release(),
             started_unix_seconds: self.started_unix_seconds,
             age_seconds: now.since(self.started_at).as_secs(),
             upgrades: self.upgrade_count,
@@ -39,6 +44,25 @@ impl Primary {
             },
             listeners,
         }
+    }
+
+    /// Everything there has been: those who are still there are entered into a copy of the ledger.
+    pub(super) fn metrics(&mut self) -> Metrics {
+        let mut ledger = self.ledger.clone();
+        let mut untaken = BTreeMap::new();
+        let addresses: Vec<String> = self.listeners.iter().map(|listener| listener.address().to_string()).collect();
+        for (listener, address) in self.listeners.iter().zip(&addresses) {
+            ledger.enter_listener(address, listener.counters);
+        }
+        for worker in self.workers.iter_mut() {
+            let slot = worker.slot;
+            for lane in worker.lanes_mut() {
+                let address = &addresses[lane.listener];
+                ledger.enter_lane(address, slot, &lane.counted());
+                *untaken.entry((ledger.name_of(address).to_owned(), slot)).or_default() += lane.untaken();
+            }
+        }
+        Metrics { status: self.status(), ledger, untaken, starts: self.workers.slot_starts() }
     }
 
     pub(super) fn glance(&self) -> Glance {
@@ -76,6 +100,8 @@ fn of_worker(worker: &Worker, restarts: u64, now: Monotonic) -> WorkerStatus {
         reclaimed: figures.reclaimed,
         restarts,
         age_seconds: now.since(worker.started_at).as_secs(),
+        rss_bytes: 0,
+        cpu_seconds: 0.0,
     }
 }
 
@@ -92,6 +118,8 @@ fn of_listener(listener: &Listener) -> ListenerStatus {
             reclaimed: redealt(Reason::Reclaimed),
             given_back: redealt(Reason::GivenBack),
             unsent: redealt(Reason::Unsent),
+            died: redealt(Reason::Died),
+            refused: redealt(Reason::Refused),
         },
         expired: counters.expired,
         returned: listener.returned.held_count() as u64,

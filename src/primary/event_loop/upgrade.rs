@@ -39,7 +39,10 @@ impl Primary {
         let listeners = state.listeners.into_iter().map(|saved| Listener::restore(saved, policy_named));
         primary.listeners = listeners.collect::<io::Result<_>>()?;
         primary.listeners.iter().for_each(|listener| listener.set_tcp_options(&primary.settings.bind.tcp));
-        primary.retired = state.retired;
+        primary.ledger = state.ledger;
+        for listener in &primary.listeners {
+            primary.ledger.open_account(&listener.address().to_string(), listener.is_declared());
+        }
         primary.workers = Register::restore(state.workers, state.last_id, state.slot_starts)?;
         primary.register_everything()?;
         primary.has_begun = true;
@@ -148,7 +151,7 @@ impl Primary {
             supervisor: self.supervisor.clone(),
             configured_workers: Some(self.settings.plan.worker_count),
             listeners: self.listeners.iter().map(|listener| listener.save(&mut baggage)).collect(),
-            retired: self.retired,
+            ledger: self.ledger.clone(),
             workers: self.workers.save(&mut baggage),
             outputs: self.outputs.save(&mut baggage),
         };

@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{CarriedDoors, CarriedLock, CarriedMonitor, CarriedSocket, baggage};
 use crate::primary::address::Address;
+use crate::primary::ledger::Ledger;
 use crate::primary::status::Enabled;
 use crate::primary::supervisor::Supervisor;
 use crate::primary::{listeners, output, workers};
@@ -68,8 +69,9 @@ pub struct State {
     pub configured_workers: Option<u32>,
     /// The listeners, in the order in which lanes count them.
     pub listeners: Vec<listeners::Saved>,
-    /// What happened on listeners that are gone.
-    pub retired: listeners::Counters,
+    /// What those have counted that are gone.
+    #[serde(default)]
+    pub ledger: Ledger,
     /// The workers.
     pub workers: Vec<workers::Saved>,
     /// Where they write to.

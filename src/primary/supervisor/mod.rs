@@ -21,8 +21,8 @@ use std::time::Duration;
 use crate::protocol::ids::{Slot, WorkerId};
 use crate::protocol::time::Monotonic;
 pub use plan::{Plan, Respawn};
-pub use rollout::ReloadEnd;
 use rollout::{Incoming, Leaver, Rollout, Stage};
+pub use rollout::{ReloadEnd, Restart};
 use serde::{Deserialize, Serialize};
 
 /// The shortest and the longest pause before a worker that never became ready is started again; doubled each time.
@@ -186,6 +186,9 @@ struct Seat {
     occupant: Occupant,
     /// Who is to take over from the occupant.
     incoming: Option<Incoming>,
+    /// Why the last occupant is no more.
+    #[serde(default)]
+    vacated: Option<Restart>,
     /// Ends without having been ready, in a row.
     failures_in_row: u32,
     /// Ends within [`SETTLED`] of having become ready, in a row.
@@ -450,6 +453,7 @@ impl Supervisor {
         let timed_out = self.slots[slot].occupant == Occupant::TimedOut { worker };
         let was_starting = timed_out || matches!(self.slots[slot].occupant, Occupant::Starting { .. });
         self.slots[slot].occupant = Occupant::Done;
+        self.slots[slot].vacated = Some(if ended.is_success { Restart::Exited } else { Restart::Failed });
         self.anyone_failed |= !ended.is_success;
         if self.slots[slot].incoming.is_some() {
             return self.promote(slot, now, effects);
@@ -620,7 +624,8 @@ impl Supervisor {
 
 impl Seat {
     /// Nobody is here, and nobody is on the way.
-    const DONE: Seat = Seat { occupant: Occupant::Done, incoming: None, failures_in_row: 0, short_lives_in_row: 0 };
+    const DONE: Seat =
+        Seat { occupant: Occupant::Done, incoming: None, vacated: None, failures_in_row: 0, short_lives_in_row: 0 };
 
     /// `worker` is to be the next one here.
     fn is_to_get(&self, worker: WorkerId) -> bool {

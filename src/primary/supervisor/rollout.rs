@@ -26,6 +26,38 @@ enum Purpose {
     Recycle,
 }
 
+/// Why a worker is started in the place of another one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub enum Restart {
+    /// That one exited with code 0.
+    Exited,
+    /// It exited with another code, or by a signal, whoever sent it.
+    Failed,
+    /// It was to be replaced, by somebody's order or because its counts made no sense.
+    Disconnected,
+    /// Every worker is replaced.
+    Reload,
+    /// It had reached a limit.
+    Recycle,
+}
+
+impl Restart {
+    /// All of them.
+    pub const ALL: [Restart; 5] =
+        [Restart::Exited, Restart::Failed, Restart::Disconnected, Restart::Reload, Restart::Recycle];
+
+    /// Its name.
+    pub fn name(self) -> &'static str {
+        match self {
+            Restart::Exited => "exited",
+            Restart::Failed => "failed",
+            Restart::Disconnected => "disconnected",
+            Restart::Reload => "reload",
+            Restart::Recycle => "recycle",
+        }
+    }
+}
+
 /// How a reload ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ReloadEnd {
@@ -124,6 +156,19 @@ impl Supervisor {
         self.advance_rollout(now, effects);
     }
 
+    /// In whose place the worker is that is about to be started in `slot`; `None`: nobody's.
+    pub fn restarts(&self, slot: Slot) -> Option<Restart> {
+        let seat = self.slots.get(slot.0 as usize)?;
+        match (seat.occupant, seat.incoming) {
+            (Occupant::Requested, _) => seat.vacated,
+            (_, Some(Incoming::Requested)) => self.rollout.as_ref().map(|rollout| match rollout.purpose {
+                Purpose::Reload => Restart::Reload,
+                Purpose::Recycle => Restart::Recycle,
+            }),
+            _ => None,
+        }
+    }
+
     /// A reload is under way: another one would only begin after it.
     pub fn is_reloading(&self) -> bool {
         self.rollout.as_ref().is_some_and(|rollout| rollout.purpose == Purpose::Reload)
@@ -134,6 +179,7 @@ impl Supervisor {
     pub(super) fn disconnect_requested(&mut self, worker: WorkerId, now: Monotonic, effects: &mut Vec<Effect>) {
         let Some(slot) = self.slot_of(worker).filter(|_| self.is_running()) else { return };
         let before = std::mem::replace(&mut self.slots[slot].occupant, Occupant::Vacant { start_at: now });
+        self.slots[slot].vacated = Some(Restart::Disconnected);
         self.promote(slot, now, effects);
         self.let_go(before, now, effects);
     }
