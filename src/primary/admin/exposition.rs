@@ -130,6 +130,11 @@ impl Families<'_> {
         samples: impl IntoIterator<Item = (Labels, V)>,
         encode: impl Fn(MetricEncoder<'_>, V) -> fmt::Result,
     ) -> fmt::Result {
+        // A family without samples, which the formats allow, is not what every parser takes.
+        let mut samples = samples.into_iter().peekable();
+        if samples.peek().is_none() {
+            return Ok(());
+        }
         let mut family = self.0.encode_descriptor(name, help, None, kind)?;
         for (labels, value) in samples {
             if labels.is_empty() {
