@@ -290,6 +290,14 @@ pub(super) struct StatusOptions {
     /// Print it as the primary sends it, in JSON
     #[arg(long)]
     pub(super) json: bool,
+
+    /// Show it again and again, with rates, until Ctrl-C
+    #[arg(long)]
+    pub(super) watch: bool,
+
+    /// How often, with --watch
+    #[arg(long, value_name = "T", default_value = "1s", requires = "watch", value_parser = positive_duration)]
+    pub(super) interval: Duration,
 }
 
 #[derive(Debug, Args)]

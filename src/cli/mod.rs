@@ -126,7 +126,7 @@ fn one_line(error: &clap::Error) -> String {
     let text = error.render().to_string();
     let mut lines = text.lines().map(str::trim).filter(|line| !line.is_empty());
     let what = lines.next().unwrap_or_default().trim_start_matches("error: ").to_owned();
-    let missing: Vec<&str> = lines.clone().take_while(|line| line.starts_with(['<', '['])).collect();
+    let missing: Vec<&str> = lines.clone().take_while(|line| line.starts_with(['<', '[', '-'])).collect();
     let tip = lines.find_map(|line| line.strip_prefix("tip: "));
     let line = [vec![what.as_str()], missing].concat().join(" ");
     let subcommand = std::env::args().nth(1).filter(|name| Arguments::command().find_subcommand(name).is_some());

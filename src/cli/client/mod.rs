@@ -3,10 +3,13 @@
 
 mod connection;
 mod events;
+mod harmless;
+mod rates;
+mod screen;
 mod table;
 
 use std::io::Write;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
@@ -17,6 +20,8 @@ use crate::primary::admin::is_alive;
 use crate::primary::status::{Scaled, Status};
 use connection::{Connection, Reply};
 pub(super) use events::events;
+use rates::Rates;
+use screen::Screen;
 
 /// How long a primary may take to answer what it answers at once.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(15);
@@ -26,16 +31,35 @@ const UPGRADE_LOOK_EVERY: Duration = Duration::from_millis(20);
 /// How long a primary that has obeyed its last command may take to be gone.
 const ENDING_TIMEOUT: Duration = Duration::from_secs(1);
 
+/// With `--watch` until somebody interrupts it, nobody reads it any more, or the primary has ended.
 pub(super) fn status(options: &StatusOptions) -> Result<(), Failure> {
-    let reply = connect(&options.target)?.get("/status", ANSWER_TIMEOUT)?;
-    let body = expect_success(&reply)?;
-    if options.json {
-        write(&(body.to_owned() + "\n"));
-        return Ok(());
+    let path = find(&options.target)?;
+    let mut screen = Screen::open();
+    let (mut is_first, mut before): (bool, Option<(Status, Instant)>) = (true, None);
+    loop {
+        let (reply, now) = (look(&path, is_first)?, Instant::now());
+        is_first = false;
+        let body = expect_success(&reply)?;
+        let written = if options.json {
+            screen.write(&harmless::json(&(body.to_owned() + "\n")))
+        } else {
+            let status: Status = read(body)?;
+            let rates = before.as_ref().and_then(|(then, at)| Rates::between(then, &status, now - *at));
+            let table = table::of_status(&status, rates.as_ref());
+            before = Some((status, now));
+            if options.watch { screen.show(&table) } else { screen.write(&table) }
+        };
+        if !options.watch || written.is_err() {
+            return Ok(());
+        }
+        std::thread::sleep(options.interval.saturating_sub(now.elapsed()));
     }
-    let status: Status = read(body)?;
-    write(&table::of_status(&status));
-    Ok(())
+}
+
+/// An upgrade in place ends the connections of the old image: whoever looks again and again asks the new one.
+fn look(path: &Path, is_first: bool) -> Result<Reply, Failure> {
+    let ask = || Connection::open(path)?.get("/status", ANSWER_TIMEOUT);
+    ask().or_else(|failure| if is_first { Err(failure) } else { ask() })
 }
 
 /// Waits for the end of the reload, however long it takes: workers may take long to start.
