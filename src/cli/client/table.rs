@@ -26,9 +26,10 @@ pub(super) fn of_status(status: &Status, rates: Option<&Rates>) -> String {
 fn head(status: &Status, rates: Option<&Rates>) -> String {
     let [name, version, kernel, command] =
         [&status.name, &status.version, &status.kernel, &status.command].map(|text| harmless::text(text));
-    let (state, style) = match status.state {
-        State::Running => ("running", GOOD),
-        State::Stopping => ("stopping", UNDER_WAY),
+    let (state, style) = match (status.state, status.enabled) {
+        (State::Running, true) => ("running", GOOD),
+        (State::Running, false) => ("running, disabled", UNDER_WAY),
+        (State::Stopping, _) => ("stopping", UNDER_WAY),
     };
     let Status { pid, generation, upgrades, workers_wanted, counters, .. } = status;
     let (age, accepts) = (age(status.age_seconds), rates.map_or(String::new(), |it| format!(" ({:.1}/s)", it.accepts)));
@@ -196,6 +197,8 @@ pub(super) mod tests {
             upgrades: 0,
             generation: 0,
             state: State::Running,
+            enabled: true,
+            enabled_since_unix_seconds: 1,
             workers_wanted: 2,
             workers,
             listeners,

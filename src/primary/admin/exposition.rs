@@ -168,6 +168,8 @@ impl Exposition {
         families.gauge("uptime_seconds", "Since the primary was started, over upgrades.", alone(status.age_seconds))?;
         families.gauge("generation", "Reloads since the start.", alone(status.generation))?;
         families.counter("upgrades", "Upgrades in place since the start.", alone(status.upgrades))?;
+        let enabled = u64::from(status.enabled);
+        families.gauge("enabled", "1 while load balancers are told to send clients.", alone(enabled))?;
         let stopping = u64::from(status.state == status::State::Stopping);
         families.gauge("stopping", "1 from the moment a stop was asked for.", alone(stopping))
     }
