@@ -1,5 +1,5 @@
-//! `GET /metrics`: every number is what clients have seen, none goes back whatever happens to workers, listeners and the
-//! primary, and the texts are what strict parsers take. Needs `prlimit` (util-linux).
+//! `GET /metrics`: every number is what clients have seen, none goes back whatever happens to workers, listeners and
+//! the primary, and the texts are what strict parsers take. Needs `prlimit` (util-linux).
 
 #![cfg(feature = "cli")]
 

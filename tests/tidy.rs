@@ -303,6 +303,7 @@ fn http_stays_out_of_the_event_loop(source: &Source) -> Vec<Finding> {
 }
 
 const PURE_FILES: &[&str] = &[
+    "src/cli/client/rates.rs",
     "src/primary/admin/ring.rs",
     "src/primary/events/json.rs",
     "src/primary/scheduler.rs",

@@ -3,8 +3,8 @@
 //!
 //! Whoever counts comes and goes: a lane ends with its worker, a listener on demand with its last lane. What it has
 //! counted by then is entered here. So everything there ever was is the ledger and those who are still there, and no
-//! sum ever goes back: [`Ledger::enter_lane`] and [`Ledger::enter_listener`] serve both for the ends and, on a copy, for
-//! whoever asks in between.
+//! sum ever goes back: [`Ledger::enter_lane`] and [`Ledger::enter_listener`] serve both for the ends and, on a copy,
+//! for whoever asks in between.
 
 use std::collections::BTreeMap;
 use std::time::Duration;

@@ -47,9 +47,6 @@ pub enum Event {
 pub struct OutOfTurn;
 
 impl State {
-    /// All of them.
-    pub const ALL: [State; 5] = [State::Starting, State::Online, State::Ready, State::Draining, State::Disconnected];
-
     /// The state after `event`.
     ///
     /// # Errors

@@ -50,18 +50,6 @@ impl Reason {
     /// All of them; the index of each is its number.
     pub const ALL: [Reason; 6] =
         [Reason::Untaken, Reason::Reclaimed, Reason::GivenBack, Reason::Unsent, Reason::Died, Reason::Refused];
-
-    /// Its name.
-    pub fn name(self) -> &'static str {
-        match self {
-            Reason::Untaken => "drained",
-            Reason::Reclaimed => "reclaimed",
-            Reason::GivenBack => "given_back",
-            Reason::Unsent => "unsent",
-            Reason::Died => "died",
-            Reason::Refused => "refused",
-        }
-    }
 }
 
 /// A connection to deal.

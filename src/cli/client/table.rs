@@ -1,4 +1,5 @@
-//! The status as aligned columns, for people. Colours are in it; whoever writes it where they do not belong strips them.
+//! The status as aligned columns, for people. There are colours in it: whoever writes it where they do not belong takes
+//! them out.
 
 use std::time::Duration;
 

@@ -11,7 +11,7 @@ use prometheus_client::registry::Registry;
 
 use super::metrics::{OwnUsage, SlotUsage};
 use crate::primary::ledger::{ListenerSums, PauseReason, Tally};
-use crate::primary::lifecycle;
+use crate::primary::lifecycle::State;
 use crate::primary::returned::Reason;
 use crate::primary::status::{self, Metrics};
 use crate::primary::supervisor::Restart;
@@ -56,6 +56,20 @@ pub(super) fn prometheus_text(open_metrics: &str) -> String {
         text += "\n";
     }
     text
+}
+
+const WORKER_STATES: [State; 5] = [State::Starting, State::Online, State::Ready, State::Draining, State::Disconnected];
+
+/// Why a connection came back.
+fn name_of(reason: Reason) -> &'static str {
+    match reason {
+        Reason::Untaken => "drained",
+        Reason::Reclaimed => "reclaimed",
+        Reason::GivenBack => "given_back",
+        Reason::Unsent => "unsent",
+        Reason::Died => "died",
+        Reason::Refused => "refused",
+    }
 }
 
 type Labels = Vec<(&'static str, String)>;
@@ -177,11 +191,11 @@ impl Exposition {
     fn tell_workers(&self, families: &mut Families<'_>) -> fmt::Result {
         let Metrics { status, ledger, starts, .. } = &self.metrics;
         families.gauge("workers_wanted", "Workers that there should be.", alone(status.workers_wanted))?;
-        let in_state = |state: lifecycle::State| {
+        let in_state = |state: State| {
             let count = status.workers.iter().filter(|worker| worker.state == state.name()).count();
             (vec![("state", state.name().to_owned())], count as u64)
         };
-        families.gauge("workers", "Worker processes, by state.", lifecycle::State::ALL.map(in_state))?;
+        families.gauge("workers", "Worker processes, by state.", WORKER_STATES.map(in_state))?;
         let started = starts.iter().map(|(slot, count)| (of_slot(*slot), *count));
         families.counter("worker_starts", "Worker processes started.", started)?;
         let running = |slot: Slot| status.workers.iter().filter(|worker| worker.slot == slot.0).count() as u64;
@@ -206,7 +220,7 @@ impl Exposition {
         families.counter("accepted", "Connections accepted.", each(|sums| sums.counters.accepted))?;
         let redealt = self.metrics.ledger.listeners().flat_map(|(listener, sums)| {
             let count = |reason: Reason| sums.counters.redealt[reason as usize];
-            Reason::ALL.map(|reason| (with_reason(of_listener(listener), reason.name()), count(reason)))
+            Reason::ALL.map(|reason| (with_reason(of_listener(listener), name_of(reason)), count(reason)))
         });
         families.counter("redealt", "Deals of connections that had come back, by reason.", redealt)?;
         let help = "Connections that came back and were closed because nobody took them in time.";

@@ -316,3 +316,31 @@ fn who_serves_until_somebody_is_ready_finishes_when_nobody_will_be() {
     rig.start_succeeds(0);
     assert_eq!(rig.hear(Event::ScaleRequested(0)), [Effect::Terminate(B), Effect::Disconnect(A)]);
 }
+
+#[test]
+fn whoever_is_started_in_the_place_of_another_one_has_a_reason_and_others_have_none() {
+    let mut rig = Rig::new(PLAN);
+    rig.hear(Event::Begun);
+    assert_eq!(rig.supervisor.restarts(Slot(0)), None, "the first ones replace nobody");
+    rig.start_succeeds(0);
+    rig.start_succeeds(0);
+    (1..=2).for_each(|id| drop(rig.becomes_ready(WorkerId(id))));
+    rig.pass(SETTLED);
+    rig.exits(A, true);
+    rig.exits(B, false);
+    assert_eq!([0, 1].map(|slot| rig.supervisor.restarts(Slot(slot))), [Some(Restart::Exited), Some(Restart::Failed)]);
+    assert_eq!(rig.supervisor.restarts(Slot(2)), None, "there is no such slot");
+}
+
+#[test]
+fn the_reason_of_a_start_beside_another_one_is_that_of_the_replacing() {
+    let begun = |event| {
+        let mut rig = Rig::replacing(PLAN);
+        rig.hear(event);
+        rig.supervisor.restarts(Slot(0))
+    };
+    assert_eq!(begun(Event::ReloadRequested), Some(Restart::Reload));
+    assert_eq!(begun(Event::RecycleDue(A)), Some(Restart::Recycle));
+    assert_eq!(begun(Event::DisconnectRequested(A)), Some(Restart::Disconnected));
+    assert_eq!(begun(Event::ScaleRequested(3)), None, "a slot more");
+}
