@@ -6,7 +6,7 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use super::connection::{Connection, Followed};
-use super::{UPGRADE_TIMEOUT, expect_success, find};
+use super::{UPGRADE_TIMEOUT, expect_success, find, harmless};
 use crate::cli::Failure;
 use crate::cli::arguments::EventsOptions;
 use crate::sys::process::Stranger;
@@ -74,7 +74,7 @@ impl Reading {
             if let Some(id) = line.strip_prefix(b"id: ") {
                 self.last_id = String::from_utf8(id.to_vec()).ok();
             } else if let Some(data) = line.strip_prefix(b"data: ") {
-                printed.extend_from_slice(data);
+                printed.extend_from_slice(harmless::json(&String::from_utf8_lossy(data)).as_bytes());
                 printed.push(b'\n');
             }
         }

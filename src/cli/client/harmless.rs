@@ -12,8 +12,8 @@ pub(super) fn text(text: &str) -> String {
     safe
 }
 
-/// The same for a text in JSON that ends with a line break: it stays the same JSON. The active characters below 128 are
-/// escaped there already.
+/// The same for a text in JSON: it stays the same JSON. The active characters below 127 are escaped there already, but
+/// for its own line breaks.
 pub(super) fn json(json: &str) -> String {
     let mut safe = String::with_capacity(json.len());
     for it in json.chars() {
