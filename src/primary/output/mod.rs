@@ -82,7 +82,7 @@ impl<'a> Lines<'a> {
         self.part.text
     }
 
-    #[cfg(test)]
+    #[cfg(all(test, feature = "admin"))]
     pub(super) fn of(worker: WorkerId, stream: Stream, text: &'a [u8]) -> Self {
         Self { worker, stream, part: Part { text, continues: false } }
     }
