@@ -5,13 +5,20 @@ mod support;
 
 use std::io::{Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
+use std::path::Path;
+use std::sync::mpsc;
 
+use croupier::primary::Primary;
+use croupier::primary::admin::{Admin, ControlSocket, Doors, EcvOptions, MonitorSocket};
+use croupier::primary::commands::{Answer, Change, Command};
+use croupier::primary::settings::{self, Settings};
+use croupier::primary::supervisor::{Plan, Stop};
 use nix::sys::signal::Signal;
 use serde_json::Value;
 
 use support::http::{self, Client, Response};
 use support::load::Load;
-use support::{Croupier, Outcome, processes, wait_until};
+use support::{Croupier, Directory, Outcome, processes, wait_until};
 
 const MONITOR: &str = "127.0.0.1:0";
 
@@ -122,6 +129,39 @@ fn it_goes_over_an_upgrade_with_its_address() {
     assert_eq!(croupier.terminate(), Some(0));
     assert_eq!(croupier.log().count("ERROR"), 0);
     assert!(TcpStream::connect(&address).is_err(), "it ends with the primary");
+}
+
+/// The admin thread answers at once; whether the loop does is what is asked.
+#[test]
+fn livez_says_whether_the_dealing_loop_answers() {
+    let directory = Directory::new();
+    let sleep = settings::Command::new("sleep").argument("1000");
+    let mut primary = Primary::bind(Settings { plan: Plan::of(1), ..Settings::of(sleep) }).unwrap();
+    let control = ControlSocket::claim(Path::new(&directory.file("control"))).unwrap();
+    let monitor = MonitorSocket::bind(&MONITOR.parse().unwrap()).unwrap();
+    let address = monitor.address().to_string();
+    let doors = Doors { control, monitor: Some(monitor), ecv: EcvOptions::default() };
+    let admin = Admin::start(doors, &mut primary).unwrap();
+    let remote = primary.remote();
+    let running = std::thread::spawn(move || primary.run());
+    let status_of = &|path: &str| {
+        let mut client = Client::connect(&address).unwrap();
+        client.send(&format!("GET {path} HTTP/1.1\r\nhost: localhost\r\n\r\n")).unwrap();
+        client.response().unwrap().status
+    };
+    assert_eq!(status_of("/livez"), 200);
+    let (release, held) = mpsc::channel::<()>();
+    let hold = Change::new(move |_| _ = held.recv());
+    remote.send(Command::Change(hold, Answer::new(|()| ()))).unwrap();
+    std::thread::scope(|scope| {
+        let asked = ["/livez", "/readyz", "/ecv"].map(|path| scope.spawn(move || status_of(path)));
+        asked.into_iter().for_each(|status| assert_eq!(status.join().unwrap(), 504));
+    });
+    drop(release);
+    assert_eq!(status_of("/livez"), 200);
+    remote.ask(|answer| Command::Stop(Stop::Fast, answer)).unwrap();
+    running.join().unwrap().unwrap();
+    drop(admin);
 }
 
 // Who may ask.
