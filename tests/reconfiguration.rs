@@ -82,7 +82,9 @@ fn a_reload_reads_the_file_and_flags_go_on_to_come_before_it() {
 
 #[test]
 fn a_mistake_in_the_file_is_logged_and_told_and_nothing_is_reloaded() {
-    let configured = Configured::new("workers = 2\nenv = { MODE = 'old' }", &[]);
+    let place = Directory::new();
+    let events = place.file("events");
+    let configured = Configured::new("workers = 2\nenv = { MODE = 'old' }", &["--events", &events]);
     configured.croupier.wait_ready(2);
     let (before, log) = (configured.ready(), configured.croupier.log());
     let mistakes: [(&str, &str); 5] = [
@@ -105,6 +107,8 @@ fn a_mistake_in_the_file_is_logged_and_told_and_nothing_is_reloaded() {
     nix::unistd::mkfifo(configured.directory.file("croupier.toml").as_str(), nix::sys::stat::Mode::S_IRWXU).unwrap();
     configured.croupier.client(&["reload"]).assert_failed(1, "croupier.toml: no plain file");
     assert_eq!((configured.ready(), configured.generation()), (before, 0));
+    let told = || fs::read_to_string(&events).unwrap().matches("\"outcome\":\"misconfigured\"").count();
+    wait_until("every one is told as an event", || told() == 2 * mistakes.len() + 2);
     // And a worker that ends is replaced by one of the old configuration.
     processes::send(configured.ready()[0], Signal::SIGKILL);
     log.wait_for_count(" listening on ", 3);
@@ -183,6 +187,30 @@ fn an_upgrade_reads_the_file_too_and_does_not_happen_if_it_is_wrong() {
     configured.reload();
     assert_eq!(configured.modes(2), ["new"; 2]);
     configured.serves();
+}
+
+/// The first reload waits for a worker that waits at a gate, and the second one for the first.
+#[test]
+fn a_reload_that_waits_for_its_turn_is_not_lost_in_an_upgrade() {
+    let directory = Directory::new();
+    let gate = directory.file("gate");
+    let script = format!("[ -p {gate} ] && read < {gate}; exec {} demo", support::PROGRAM);
+    let file = |mode| format!("workers = 1\nenv = {{ MODE = '{mode}' }}\ncommand = ['bash', '-c', '{script}']");
+    let configured = Configured::new(&file("one"), &[]);
+    configured.croupier.wait_ready(1);
+    nix::unistd::mkfifo(gate.as_str(), nix::sys::stat::Mode::S_IRWXU).unwrap();
+    configured.write(&file("two"));
+    configured.croupier.signal(Signal::SIGHUP);
+    configured.croupier.wait_started(2);
+    configured.write(&file("three"));
+    configured.croupier.signal(Signal::SIGHUP);
+    configured.croupier.log().wait_for_count("signal=SIGHUP", 2);
+    configured.croupier.client(&["upgrade"]).assert_ok();
+    let open = fs::File::options().write(true).open(&gate).unwrap();
+    fs::remove_file(&gate).unwrap();
+    drop(open);
+    configured.croupier.log().wait_for("reload done generation=2");
+    assert_eq!(configured.modes(1), ["three"]);
 }
 
 /// Requests that come while one is under way are one more, and all are answered.

@@ -119,6 +119,19 @@ impl Primary {
         self.request_queued();
     }
 
+    /// So many workers the settings asked for when that was last followed: not before a reload under way has ended.
+    pub(super) fn followed_worker_count(&self) -> u32 {
+        match &self.reconfiguration.stage {
+            Stage::Proving(before) => before.plan.worker_count,
+            Stage::Idle | Stage::Reading => self.settings.plan.worker_count,
+        }
+    }
+
+    /// A reload was asked for that has not begun.
+    pub(super) fn is_reload_due(&self) -> bool {
+        self.reconfiguration.is_queued || matches!(self.reconfiguration.stage, Stage::Reading)
+    }
+
     /// What the settings say of the number of workers counts when they change: otherwise a reload would undo what
     /// somebody has scaled to.
     pub(super) fn follow_worker_count(&mut self, before: u32) {

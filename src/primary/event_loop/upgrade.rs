@@ -51,6 +51,9 @@ impl Primary {
         while process::reap_stranger(|pid| primary.workers.has_process(pid)).is_some() {}
         log::info!("took over from version={} upgrades={}", state.croupier, state.upgrade_count);
         primary.follow_worker_count(state.configured_workers.unwrap_or(primary.settings.plan.worker_count));
+        if state.is_reload_due {
+            primary.request_reload();
+        }
         Ok(primary)
     }
 
@@ -149,7 +152,8 @@ impl Primary {
             open_files: self.settings.open_files,
             lock: self.lock.as_ref().map(|it| (baggage.pack(it.file.as_fd()), it.directory.clone())),
             supervisor: self.supervisor.clone(),
-            configured_workers: Some(self.settings.plan.worker_count),
+            configured_workers: Some(self.followed_worker_count()),
+            is_reload_due: self.is_reload_due(),
             listeners: self.listeners.iter().map(|listener| listener.save(&mut baggage)).collect(),
             ledger: self.ledger.clone(),
             workers: self.workers.save(&mut baggage),

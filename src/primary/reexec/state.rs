@@ -64,9 +64,12 @@ pub struct State {
     pub lock: Option<(RawFd, PathBuf)>,
     /// The plan and where it stands.
     pub supervisor: Supervisor,
-    /// How many workers the settings asked for, whatever there have been since.
+    /// How many workers the settings asked for when that was last followed, whatever there have been since.
     #[serde(default)]
     pub configured_workers: Option<u32>,
+    /// Somebody wants a reload that has not begun: the configuration was still to be read.
+    #[serde(default)]
+    pub is_reload_due: bool,
     /// The listeners, in the order in which lanes count them.
     pub listeners: Vec<listeners::Saved>,
     /// What those have counted that are gone.
