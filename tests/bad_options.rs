@@ -45,6 +45,7 @@ const VALUES: &[(&str, &[&str])] = &[
     ("name", &["'a/b'", "''", "'.hidden'", "'x\ty'"]),
     ("pid-dir", &["'/no/such/directory'", "'/etc/passwd'"]),
     ("policy", &["'fair'", "''", "1"]),
+    ("proxy-protocol", &["'proxy.example'", "''", "'10.0.0.0/33'", "'unix,'"]),
     ("queue-max", &["0", "257", "'many'", "-1"]),
     ("recycle-after", &["0", "'1+'", "'x+1'", "'1h'"]),
     ("recycle-age", &["0", "3600", "'1h+x'", "'1x'"]),

@@ -35,7 +35,8 @@ const BY_RELOAD: [&str; 23] = [
 ];
 
 /// What an upgrade takes over as it is.
-const BY_RESTART: [&str; 7] = ["backlog", "control", "ipv6-only", "listen", "name", "policy", "unix-mode"];
+const BY_RESTART: [&str; 8] =
+    ["backlog", "control", "ipv6-only", "listen", "name", "policy", "proxy-protocol", "unix-mode"];
 
 /// Where the settings come from, if there is a file. `at_start` is what was given then.
 pub(super) fn configuration(at_start: Given, passed: Passed) -> Configuration {

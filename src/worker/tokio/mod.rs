@@ -41,8 +41,8 @@
 //! }
 //! ```
 //!
-//! **Idle connections.** When the primary has an `--idle-timeout`, [`Worker::idle_timeout`](super::Worker::idle_timeout)
-//! says it, and only the program knows which connections are idle. Between messages it may wait in
+//! **Idle connections.** [`Worker::idle_timeout`](super::Worker::idle_timeout) says the primary's `--idle-timeout`;
+//! only the program knows which of its connections are idle. Between messages it may wait in
 //! `tokio::time::timeout(idle_timeout, connection.read(..))`; dropping the connection then ends it with a FIN.
 //!
 //! **Draining.** [`Listener::drained`] comes first, when the order is given: idle connections may go. Then
