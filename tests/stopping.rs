@@ -6,6 +6,7 @@ mod support;
 
 use std::io::ErrorKind;
 use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::os::unix::process::CommandExt;
 use std::sync::Barrier;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
@@ -13,14 +14,34 @@ use std::time::Duration;
 use nix::sys::signal::Signal;
 
 use support::http::{self, Client};
-use support::{Croupier, processes, roles, wait_until};
+use support::{Croupier, Directory, processes, roles, wait_until};
+
+const CLIENTS: usize = 8;
 
 /// Whoever had connected is answered. Whoever had not is refused, or still waits for the handshake: both know that
 /// they were not served.
 #[test]
 fn no_client_that_had_connected_goes_without_an_answer_when_croupier_is_terminated_under_load() {
-    const CLIENTS: usize = 8;
-    let mut croupier = Croupier::demo(&["--workers", "3"]);
+    terminate_under_load(Croupier::demo(&["--workers", "3"]));
+}
+
+/// Newer kernels let only the privileged filter what comes to a TCP listener.
+#[test]
+fn nor_when_it_has_no_privileges() {
+    const NOBODY: u32 = 65534;
+    let place = Directory::new();
+    let program = place.copy_for_all(support::PROGRAM);
+    std::os::unix::fs::chown(place.path(), Some(NOBODY), Some(NOBODY)).unwrap();
+    for round in 0..5 {
+        let mut run = support::plain(&program);
+        run.args(["run", "--listen", "127.0.0.1:0", "--workers", "3"]);
+        run.args(["--control", &place.file(&format!("control-{round}"))]).uid(NOBODY).gid(NOBODY).current_dir("/");
+        terminate_under_load(Croupier::spawn(run));
+    }
+}
+
+#[track_caller]
+fn terminate_under_load(mut croupier: Croupier) {
     let address = croupier.wait_ready(3);
     let served = AtomicUsize::new(0);
     std::thread::scope(|scope| {

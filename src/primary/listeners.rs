@@ -315,7 +315,7 @@ impl Listener {
     /// Has connections that come from now on inherit these options; what is set already on a socket that was inherited
     /// stays.
     pub fn set_tcp_options(&self, options: &TcpOptions) {
-        let whose = if self.was_inherited() { BoundBy::SomebodyElse } else { BoundBy::Croupier };
+        let whose = self.bound_by();
         if let Some(Err(error)) = self.socket.as_ref().map(|socket| socket.set_tcp_options(options, whose)) {
             log::warn!("listener={} cannot change its TCP options: {error} [they stay]", self.address);
         }
@@ -323,6 +323,10 @@ impl Listener {
 
     fn was_inherited(&self) -> bool {
         matches!(self.wanted, Address::Fd(_) | Address::Systemd(_))
+    }
+
+    fn bound_by(&self) -> BoundBy {
+        if self.was_inherited() { BoundBy::SomebodyElse } else { BoundBy::Croupier }
     }
 
     /// The address with the real port.
@@ -523,8 +527,13 @@ impl Listener {
 
     /// Lets no new client in, so that the backlog can be dealt empty. See [`Socket::let_nobody_in`].
     pub fn begin_ending(&mut self, now: Monotonic) {
-        if let Some(Err(error)) = self.socket.as_mut().map(Socket::let_nobody_in) {
-            log::warn!("listener={} cannot filter new clients: {error} [some may be reset]", self.address);
+        let whose = self.bound_by();
+        if let Some(Err(error)) = self.socket.as_mut().map(|socket| socket.let_nobody_in(whose)) {
+            let next = match whose {
+                BoundBy::Croupier => "some may be reset",
+                BoundBy::SomebodyElse => "they are served too until none waits, later ones by whoever listens next",
+            };
+            log::warn!("listener={} cannot keep out new clients: {error} [{next}]", self.address);
         }
         self.ending = Some(Ending::Quieting { until: now + END_QUIET });
     }

@@ -12,11 +12,25 @@ use nix::libc;
 /// # Errors
 /// Those of setsockopt(2): `ENOPROTOOPT`/`EOPNOTSUPP` if it is no TCP socket.
 pub fn set_defer_accept(listener: BorrowedFd<'_>, secs: u32) -> io::Result<()> {
-    let value = libc::c_int::try_from(secs).unwrap_or(libc::c_int::MAX);
+    let secs = libc::c_int::try_from(secs).unwrap_or(libc::c_int::MAX);
+    set_option(listener, libc::IPPROTO_TCP, libc::TCP_DEFER_ACCEPT, secs)
+}
+
+/// Takes `listener` off every network interface: new clients are refused, handshakes under way are completed, and who
+/// has connected can be accepted. For good: taking it back needs `CAP_NET_RAW`. Done by binding it to an interface that
+/// is not there, which the kernel does not mind. Source: socket(7), `SO_BINDTODEVICE`, and `sock_bindtoindex` of the
+/// kernel, since 5.7 for everybody.
+///
+/// # Errors
+/// `EPERM` if it was bound to an interface before, as listeners on link-local addresses are.
+pub fn bind_to_no_interface(listener: BorrowedFd<'_>) -> io::Result<()> {
+    const NO_INTERFACE: libc::c_int = libc::c_int::MAX;
+    set_option(listener, libc::SOL_SOCKET, libc::SO_BINDTOIFINDEX, NO_INTERFACE)
+}
+
+fn set_option(socket: BorrowedFd<'_>, level: libc::c_int, option: libc::c_int, value: libc::c_int) -> io::Result<()> {
     let len = size_of_val(&value) as libc::socklen_t;
-    let option = libc::TCP_DEFER_ACCEPT;
     // SAFETY: the pointer is to a live integer of the length that is given, and the kernel only reads it.
-    let result =
-        unsafe { libc::setsockopt(listener.as_raw_fd(), libc::IPPROTO_TCP, option, (&raw const value).cast(), len) };
+    let result = unsafe { libc::setsockopt(socket.as_raw_fd(), level, option, (&raw const value).cast(), len) };
     if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
