@@ -3,6 +3,7 @@
 
 mod support;
 
+use std::fs;
 use std::io::{Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
 use std::path::Path;
@@ -162,6 +163,28 @@ fn livez_says_whether_the_dealing_loop_answers() {
     remote.ask(|answer| Command::Stop(Stop::Fast, answer)).unwrap();
     running.join().unwrap().unwrap();
     drop(admin);
+}
+
+/// The file of --config is read again at an upgrade, and may name another address.
+#[test]
+fn another_address_is_in_force_after_an_upgrade_and_one_that_is_taken_costs_only_the_monitor() {
+    let directory = Directory::new();
+    let file = directory.file("croupier.toml");
+    let configure = |address: &str| fs::write(&file, format!("monitor = \"{address}\"\n")).unwrap();
+    configure(MONITOR);
+    let mut croupier = Croupier::demo(&["--workers", "1", "--config", &file]);
+    croupier.wait_ready(1);
+    let first = croupier.monitor();
+    configure("[::1]:0");
+    croupier.client(&["upgrade"]).assert_ok();
+    assert!(TcpStream::connect(&first).is_err(), "nobody listens there any more");
+    let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = taken.local_addr().unwrap().to_string();
+    configure(&address);
+    croupier.client(&["upgrade"]).assert_ok();
+    croupier.log().wait_for(&format!("ERROR --monitor {address}: Address already in use"));
+    assert_eq!(croupier.status()["upgrades"], 2, "the control socket answers");
+    assert_eq!(croupier.terminate(), Some(0));
 }
 
 // Who may ask.

@@ -51,8 +51,16 @@ impl DoorOptions {
 /// # Errors
 /// [`Exit::CannotListen`] for the monitor's address, [`Exit::NameTaken`] and [`Exit::Usage`] for the control socket.
 pub(super) fn open(primary: &mut Primary, options: DoorOptions, carried: CarriedDoors) -> Result<Admin, Failure> {
+    let is_upgraded = carried.control.is_some();
     // The name is claimed last: an address in use says more about what is wrong.
-    let monitor = options.monitor.map(|wanted| open_monitor(&wanted, carried.monitor)).transpose()?;
+    let monitor = match options.monitor.map(|wanted| open_monitor(&wanted, carried.monitor)).transpose() {
+        Err(failure) if is_upgraded => {
+            // The configuration has changed in the meantime. The door to the rest must not close for it.
+            log::error!("{} [going on without a monitor]", failure.line);
+            None
+        }
+        opened => opened?,
+    };
     let control = open_control(options.control, primary.name(), carried.control)?;
     let keep = failed("keep the doors for an upgrade");
     primary.carry(CarriedDoors {

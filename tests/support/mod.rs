@@ -120,7 +120,8 @@ impl Croupier {
 
     /// The address of its monitor.
     pub fn monitor(&self) -> String {
-        let line = self.log.wait_for("monitor=http://");
+        // The blank: the URL of --ecv-monitor is another one's.
+        let line = self.log.wait_for(" monitor=http://");
         let address = line.split("monitor=http://").nth(1).and_then(|rest| rest.strip_suffix('/'));
         address.expect("the line names the address").to_owned()
     }

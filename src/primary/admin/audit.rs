@@ -3,8 +3,8 @@
 //! ```text
 //!   audit action=scale workers=+1 uid=0 pid=4711 outcome=done
 //! ```
-//! `done`; `begun` for what goes on after the answer, and for an upgrade, whose success is never answered; `refused` and
-//! `failed` with the reason; `open` if the client did not wait for the end.
+//! `done`; `begun` for what goes on after the answer, and for an upgrade, whose success is never answered; `refused`
+//! and `failed` with the reason; `open` if the client did not wait for the end.
 
 use std::fmt;
 use std::sync::{Mutex, PoisonError};
@@ -13,8 +13,8 @@ use std::time::{Duration, Instant};
 use axum::http::{Method, StatusCode};
 use axum::response::Response;
 
-/// Refusals that are told in [`SECOND`], at each door; of more only their number is told, with the next one: whoever can
-/// connect can be refused as often as it likes.
+/// Refusals that are told in [`SECOND`], at each door; of more only their number is told, with the next one: whoever
+/// can connect can be refused as often as it likes.
 const REFUSALS_MAX: u32 = 10;
 const SECOND: Duration = Duration::from_secs(1);
 /// As much of a reason as is told, in characters: clients' words are in it.
