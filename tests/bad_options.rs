@@ -1,6 +1,6 @@
 //! Every option, with values that make no sense: as a flag, as a variable and as a key of the file. Each time it is one
-//! line that names where the value stands and what to do, exit code 2, and nothing is started. Which options there are is
-//! asked of croupier itself: a new one without a bad value here fails.
+//! line that names where the value stands and what to do, exit code 2, and nothing is started. Which options there are
+//! is asked of croupier itself: a new one without a bad value here fails.
 #![cfg(feature = "cli")]
 
 mod support;
@@ -19,6 +19,7 @@ const VALUES: &[(&str, &[&str])] = &[
     ("connections-max", &["0", "'all'", "-3"]),
     ("control", &["''"]),
     ("defer-accept", &["'1s'", "-1"]),
+    ("ecv-monitor", &["'no'", "'https://127.0.0.1/'", "''"]),
     ("ecv-path", &["'ecv'", "''", "'/e?c=v'"]),
     ("env", &["'NAME'", "'=value'", "''"]),
     ("events", &["''", "'/tmp'", "'/no/such/directory/file'"]),

@@ -28,7 +28,8 @@ fn options_of(command: &str) -> Vec<String> {
 fn bash_completes(script: &str, line: &str) -> Vec<String> {
     let words: Vec<&str> = line.split(' ').collect();
     let program = format!(
-        "source {script}; COMP_WORDS=({}); COMP_CWORD={}; _croupier croupier '{}' '{}'; printf '%s\\n' \"${{COMPREPLY[@]}}\"",
+        "source {script}; COMP_WORDS=({}); COMP_CWORD={}; _croupier croupier '{}' '{}'; \
+         printf '%s\\n' \"${{COMPREPLY[@]}}\"",
         words.iter().map(|word| format!("'{word}'")).collect::<Vec<_>>().join(" "),
         words.len() - 1,
         words[words.len() - 1],
