@@ -169,6 +169,32 @@ fn a_reload_that_fails_is_over_too() {
 }
 
 #[test]
+fn a_reload_with_a_wrong_file_is_over_at_once() {
+    let directory = Directory::new();
+    let manager = Manager::at(&directory);
+    let file = directory.file("croupier.toml");
+    std::fs::write(&file, "workers = 1\n").unwrap();
+    let croupier = manager.start(&["--config", &file]);
+    manager.wait_for("READY=1");
+    std::fs::write(&file, "workers = \"many\"\n").unwrap();
+    croupier.signal(Signal::SIGHUP);
+    assert!(manager.hear_step().starts_with("RELOADING=1\n"));
+    assert!(manager.hear_step().starts_with("READY=1\n"));
+    croupier.log().wait_for("no reload: ");
+}
+
+#[test]
+fn a_stop_is_told_before_its_delay() {
+    let manager = Manager::abstract_one();
+    let mut croupier = manager.start(&["--workers", "1", "--shutdown-delay", "1h"]);
+    manager.wait_for("READY=1");
+    croupier.signal(Signal::SIGTERM);
+    assert!(manager.hear_step().starts_with("STOPPING=1\nSTATUS=stopping, workers left: 1"));
+    croupier.client(&["stop"]).assert_ok();
+    assert_eq!(croupier.wait_exit(), Some(0));
+}
+
+#[test]
 fn the_image_after_an_upgrade_goes_on_telling() {
     let manager = Manager::abstract_one();
     let mut command = manager.command(&["--workers", "2"]);

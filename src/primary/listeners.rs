@@ -527,13 +527,16 @@ impl Listener {
 
     /// Lets no new client in, so that the backlog can be dealt empty. See [`Socket::let_nobody_in`].
     pub fn begin_ending(&mut self, now: Monotonic) {
-        let whose = self.bound_by();
-        if let Some(Err(error)) = self.socket.as_mut().map(|socket| socket.let_nobody_in(whose)) {
-            let next = match whose {
-                BoundBy::Croupier => "some may be reset",
-                BoundBy::SomebodyElse => "they are served too until none waits, later ones by whoever listens next",
-            };
-            log::warn!("listener={} cannot keep out new clients: {error} [{next}]", self.address);
+        let (whose, address) = (self.bound_by(), &self.address);
+        match (self.socket.as_mut().map(|socket| socket.let_nobody_in(whose)), whose) {
+            (Some(Err(error)), BoundBy::Croupier) => {
+                log::warn!("listener={address} cannot keep out new clients: {error} [some may be reset]");
+            }
+            // Later ones are served by whoever listens there next.
+            (Some(Err(error)), BoundBy::SomebodyElse) => {
+                log::info!("listener={address} goes on taking clients until none waits: {error}");
+            }
+            (None | Some(Ok(())), _) => {}
         }
         self.ending = Some(Ending::Quieting { until: now + END_QUIET });
     }
