@@ -1,4 +1,4 @@
-//! What `docs/operations.md` tells operators is there: log lines, options, commands, files.
+//! What `docs/operations.md` and the README tell operators is there: log lines, options, commands, files.
 
 #![cfg(feature = "cli")]
 
@@ -7,7 +7,7 @@ mod support;
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
-use support::{Outcome, PROGRAM, plain};
+use support::{Directory, Outcome, PROGRAM, plain};
 
 const GUIDE: &str = "docs/operations.md";
 
@@ -106,4 +106,18 @@ fn every_link_leads_somewhere() {
     let docs = root().join("docs");
     let dead: Vec<_> = links.into_iter().filter(|link| !docs.join(link).exists()).collect();
     assert_eq!(dead, [""; 0]);
+}
+
+#[test]
+fn the_file_for_production_in_the_readme_is_one() {
+    let readme = std::fs::read_to_string(root().join("README.md")).unwrap();
+    let section = readme.split("\n## In production\n").nth(1).expect("there is such a section");
+    let text = between(section, "```toml\n", "```")[0].replace("/usr/local/bin/web", "/bin/true");
+    let directory = Directory::new();
+    let file = directory.file("web.toml");
+    std::fs::write(&file, text).unwrap();
+    let mut check = plain(PROGRAM);
+    check.args(["check", "--config", &file]);
+    let checked = Outcome::of(check).assert_ok().stdout.clone();
+    assert!(checked.contains("monitor = \"127.0.0.1:3001\"\n"), "{checked}");
 }
