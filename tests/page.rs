@@ -55,7 +55,11 @@ fn it_shows_what_runs_and_within_moments_what_does_not_any_more() {
         page.wait_for(&format!("document.getElementById('{part}').innerText.includes('{text}')"));
     }
     let versions = page.value("document.getElementById('versions').innerText").to_string();
-    assert!(versions.contains(env!("CARGO_PKG_VERSION")), "{versions}");
+    for field in ["version", "kernel", "command"] {
+        assert!(versions.contains(status[field].as_str().unwrap()), "no {field} in {versions}");
+    }
+    let row = "[...document.querySelectorAll('#workers tr')].map((row) => row.innerText.split('\\t'))";
+    page.wait_for(&format!("{row}.every((cells) => / [KM]iB$/.test(cells[10]) && /%$/.test(cells[11]))"));
 
     processes::send(croupier.wait_started(2).pid, Signal::SIGKILL);
     let killed = Instant::now();
