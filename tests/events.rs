@@ -206,17 +206,16 @@ fn what_is_taken_back_from_a_stopped_worker_is_told_once_with_its_count() {
     let mut clients: Vec<Client> = (0..8).map(|_| Client::connect(&address).unwrap()).collect();
     clients.iter_mut().for_each(|client| client.send(http::LAST_REQUEST).unwrap());
     clients.iter_mut().for_each(|client| assert_eq!(client.response().unwrap().worker(), 2));
+    let status = stage.croupier.status();
     processes::send(stopped.pid, Signal::SIGCONT);
-    let told: Vec<Value> = stage.events.all().into_iter().filter(|event| event["event"] == "reclaimed").collect();
-    let count: u64 = told.iter().map(|event| event["count"].as_u64().unwrap()).sum();
+    let told: Vec<Value> = stage.end().into_iter().filter(|event| event["event"] == "reclaimed").collect();
+    let count: u64 = told.iter().filter_map(|event| event["count"].as_u64()).sum();
     for event in &told {
         let own = json!({ "address": address, "count": event["count"] });
         assert_is(event, "reclaimed", Some((&stopped, 0)), own);
     }
     assert!((1..=count).contains(&(told.len() as u64)) && (1..=8).contains(&count), "{told:?}");
-    let status = stage.croupier.status();
     assert_eq!(status["workers"][0]["reclaimed"], count, "as the status has it");
-    stage.end();
 }
 
 // The stream.
