@@ -81,7 +81,8 @@ impl Browser {
         if let Err(error) = self.commands.write_all(&bytes) {
             panic!("chromium does not hear: {error}; scripts/need chromium installs it; it says:\n{}", self.log);
         }
-        let deadline = Instant::now() + DEADLINE;
+        // What it was asked to wait for may take a whole deadline itself.
+        let deadline = Instant::now() + 2 * DEADLINE;
         loop {
             let left = deadline.saturating_duration_since(Instant::now());
             let mut message = match self.messages.recv_timeout(left) {
@@ -152,7 +153,7 @@ impl Page {
     /// Waits until an expression is true there; it is asked whenever the page changes. Returns its value.
     #[track_caller]
     pub fn wait_for(&mut self, expression: &str) -> Value {
-        let millis = DEADLINE.as_millis() / 2;
+        let millis = DEADLINE.as_millis();
         let found = self.value(&format!(
             "new Promise((found) => {{
                  const look = () => {{
