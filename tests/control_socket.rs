@@ -216,6 +216,25 @@ fn timed_out() -> std::io::ErrorKind {
     std::io::ErrorKind::WouldBlock
 }
 
+/// A browser that was forwarded to the socket, to a page that could have made its own name resolve there.
+#[test]
+fn it_answers_under_any_word_but_under_nobody_s_domain() {
+    let croupier = Croupier::demo(&["--workers", "1"]);
+    croupier.wait_ready(1);
+    let status = |host: &str| {
+        let mut client = Client::connect_unix(&croupier.control()).unwrap();
+        client.send(&format!("GET /status HTTP/1.1\r\n{host}\r\n")).unwrap();
+        client.response().unwrap().status
+    };
+    for host in ["", "host: x\r\n", "host: localhost:3001\r\n", "host: 127.0.0.1:3001\r\n", "host: [::1]\r\n"] {
+        assert_eq!(status(host), 200, "{host}");
+    }
+    for host in ["host: evil.example\r\n", "host: evil.example.:80\r\n", "host: 127.0.0.1.evil.example\r\n"] {
+        assert_eq!(status(host), 421, "{host}");
+    }
+    assert_eq!(status("host: x\r\nhost: y\r\n"), 400);
+}
+
 #[test]
 fn garbage_changes_nothing() {
     let croupier = Croupier::demo(&["--workers", "1"]);
