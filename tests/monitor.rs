@@ -8,6 +8,7 @@ use std::io::{Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
 use std::path::Path;
 use std::sync::mpsc;
+use std::time::{Duration, Instant};
 
 use croupier::primary::Primary;
 use croupier::primary::admin::{Admin, ControlSocket, Doors, EcvOptions, MonitorSocket};
@@ -257,7 +258,7 @@ fn whoever_is_refused_again_and_again_does_not_fill_the_log() {
     let croupier = run(&["--workers", "1"]);
     croupier.wait_ready(1);
     let request = "POST /stop HTTP/1.1\r\nhost: localhost\r\n\r\n";
-    let begin = std::time::Instant::now();
+    let begin = Instant::now();
     for _ in 0..300 {
         assert_eq!(ask(&croupier, request).status, 403);
     }
@@ -322,6 +323,21 @@ fn a_thousand_open_requests_keep_neither_the_workers_nor_the_control_socket_from
     drop(open);
     wait_until("their descriptors are closed", || served() == 0);
     assert_eq!(croupier.log().count("ERROR"), 0);
+}
+
+/// At least two milliseconds lie between two requests: an attack leaves the processors to the dealing.
+#[test]
+fn requests_at_the_monitor_are_let_in_one_after_the_other() {
+    let croupier = run(&["--workers", "1"]);
+    croupier.wait_ready(1);
+    let mut clients: Vec<Client> = (0..10).map(|_| Client::connect(&croupier.monitor()).unwrap()).collect();
+    let begin = Instant::now();
+    let requests = "GET /livez HTTP/1.1\r\nhost: localhost\r\n\r\n".repeat(30);
+    clients.iter_mut().for_each(|client| client.send(&requests).unwrap());
+    for client in &mut clients {
+        (0..30).for_each(|_| assert_eq!(client.response().unwrap().status, 200));
+    }
+    assert!(begin.elapsed() >= Duration::from_millis(2) * 299, "{:?}", begin.elapsed());
 }
 
 /// Many at once ask for what costs the event loop most: the control socket still gets its turn.

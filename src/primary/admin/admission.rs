@@ -8,6 +8,7 @@
 use std::fmt;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::extract::{Request, State};
 use axum::http::header::{CONNECTION, HOST, ORIGIN};
@@ -15,10 +16,17 @@ use axum::http::uri::Authority;
 use axum::http::{HeaderMap, HeaderName, StatusCode, Uri, Version};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
+use tokio::sync::Mutex;
+use tokio::time::{Interval, MissedTickBehavior, interval};
 
 use super::audit::{Audit, Refusals};
 use super::problem::Problem;
 use super::{Door, own_name};
+
+/// Between two requests at the monitor, 500 a second: others wait for their turn. Whoever can connect can ask as often
+/// as it likes, and the processors are there for dealing. Of 256 connections at once nobody waits longer than half a
+/// second, which every health check allows.
+const MONITOR_REQUEST_EVERY: Duration = Duration::from_millis(2);
 
 /// Who asks.
 #[derive(Debug, Clone, Copy)]
@@ -47,18 +55,23 @@ pub(super) struct Gate {
     /// The paths to post to at the monitor.
     to_post: Vec<String>,
     refusals: Refusals,
+    /// When the next request is let in; `None`: at once.
+    pace: Option<Mutex<Interval>>,
 }
 
 impl Gate {
     pub(super) fn control() -> Self {
-        Self { door: Door::Control, hosts: own_names(), to_post: Vec::new(), refusals: Refusals::default() }
+        let (hosts, to_post) = (own_names(), Vec::new());
+        Self { door: Door::Control, hosts, to_post, refusals: Refusals::default(), pace: None }
     }
 
     /// `host` is what the monitor was told to bind: a name of this machine, whatever else it is called. Nothing
-    /// can be posted there but `to_post`, paths.
+    /// can be posted there but `to_post`, paths. In a runtime of tokio.
     pub(super) fn monitor(host: Option<&str>, to_post: Vec<String>) -> Self {
         let hosts = own_names().into_iter().chain(host.map(str::to_owned)).collect();
-        Self { door: Door::Monitor, hosts, to_post, refusals: Refusals::default() }
+        let mut pace = interval(MONITOR_REQUEST_EVERY);
+        pace.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        Self { door: Door::Monitor, hosts, to_post, refusals: Refusals::default(), pace: Some(Mutex::new(pace)) }
     }
 
     fn check(&self, request: &Request) -> Result<(), Problem> {
@@ -120,6 +133,9 @@ pub(super) async fn admit(State(gate): State<Arc<Gate>>, request: Request, next:
     let who = request.extensions().get::<Asker>().map_or_else(String::new, Asker::to_string);
     let (door, method, path) = (gate.door, request.method(), request.uri().path());
     log::debug!("{door}: {method} {path} {who}");
+    if let Some(pace) = &gate.pace {
+        pace.lock().await.tick().await;
+    }
     let audit = Audit::of(method, path, &who);
     let answer = match gate.check(&request) {
         Ok(()) => {
