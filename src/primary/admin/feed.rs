@@ -147,17 +147,23 @@ impl Source {
 
     async fn take_all(&self) {
         loop {
-            let has_more = self.output.send_if_modified(|ring| {
-                let pieces = self.pieces.try_iter().take(TAKEN_PER_TURN);
-                pieces.map(|piece| piece.shown().for_each(|(number, line)| ring.push(number, line))).count() > 0
-            });
-            match self.take_events() {
+            // In this order: once events have ended, no line comes any more, and all that have come fit in one turn.
+            let (events, has_lines) = (self.take_events(), self.take_lines());
+            match events {
                 Ok(true) => yield_now().await,
-                Ok(false) if has_more => yield_now().await,
+                Ok(false) if has_lines => yield_now().await,
                 Ok(false) => self.arrived.notified().await,
                 Err(TryRecvError::Disconnected | TryRecvError::Empty) => return,
             }
         }
+    }
+
+    /// True if there was any.
+    fn take_lines(&self) -> bool {
+        self.output.send_if_modified(|ring| {
+            let pieces = self.pieces.try_iter().take(TAKEN_PER_TURN);
+            pieces.map(|piece| piece.shown().for_each(|(number, line)| ring.push(number, line))).count() > 0
+        })
     }
 
     /// True if there was any. It fails when there will never be one again.
