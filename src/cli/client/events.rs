@@ -19,6 +19,8 @@ const END_LOOK: Duration = Duration::from_millis(20);
 struct Reading {
     /// The beginning of a line.
     begun: Vec<u8>,
+    /// Of an event whose data has not come yet.
+    next_id: Option<String>,
     last_id: Option<String>,
 }
 
@@ -44,7 +46,7 @@ pub(in crate::cli) fn events(options: &EventsOptions) -> Result<(), Failure> {
             Some(anew) => connection = anew,
             None => return Ok(()),
         }
-        reading.begun.clear();
+        (reading.begun, reading.next_id) = (Vec::new(), None);
     }
 }
 
@@ -66,21 +68,46 @@ fn connect_again(path: &Path, process: &Stranger) -> Result<Option<Connection>, 
 impl Reading {
     /// Prints what there is. Breaks off if nobody reads it.
     fn read(&mut self, bytes: &[u8]) -> ControlFlow<()> {
+        match std::io::stdout().write_all(&self.printed(bytes)) {
+            Ok(()) => ControlFlow::Continue(()),
+            Err(_) => ControlFlow::Break(()),
+        }
+    }
+
+    /// The lines of events whose text has come with these bytes.
+    fn printed(&mut self, bytes: &[u8]) -> Vec<u8> {
         self.begun.extend_from_slice(bytes);
         let end = self.begun.iter().rposition(|byte| *byte == b'\n').map_or(0, |at| at + 1);
         let lines: Vec<u8> = self.begun.drain(..end).collect();
         let mut printed = Vec::new();
         for line in lines.split(|byte| *byte == b'\n') {
             if let Some(id) = line.strip_prefix(b"id: ") {
-                self.last_id = String::from_utf8(id.to_vec()).ok();
+                self.next_id = String::from_utf8(id.to_vec()).ok();
             } else if let Some(data) = line.strip_prefix(b"data: ") {
+                self.last_id = self.next_id.take().or(self.last_id.take());
                 printed.extend_from_slice(harmless::json(&String::from_utf8_lossy(data)).as_bytes());
                 printed.push(b'\n');
             }
         }
-        match std::io::stdout().write_all(&printed) {
-            Ok(()) => ControlFlow::Continue(()),
-            Err(_) => ControlFlow::Break(()),
-        }
+        printed
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_event_counts_as_read_only_with_its_text() {
+        let mut reading = Reading::default();
+        let mut after = |bytes: &[u8]| {
+            let printed = String::from_utf8(reading.printed(bytes)).unwrap();
+            (printed, reading.last_id.clone().unwrap_or_default())
+        };
+        let own = |printed: &str, last: &str| (printed.to_owned(), last.to_owned());
+        assert_eq!(after(b"id: 7\n"), own("", ""));
+        assert_eq!(after(b"data: {}"), own("", ""));
+        assert_eq!(after(b"\n\nevent: lost\ndata: [1]\n\n"), own("{}\n[1]\n", "7"));
+        assert_eq!(after(b"id: 8\ndata: {}\n\nid: 9\n"), own("{}\n", "8"));
     }
 }
