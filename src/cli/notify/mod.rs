@@ -149,13 +149,14 @@ impl Teller {
     /// The events end with the primary.
     fn tell_until_the_end(mut self, events: &Receiver<Event>) {
         loop {
-            let next_look = match self.look() {
-                Ok(()) => Instant::now() + LOOK_EVERY,
-                Err(Unsent::Busy) => Instant::now() + LOOK_AGAIN,
+            let (looked, now) = (self.look(), Instant::now());
+            let next_look = match looked {
+                Ok(()) => self.next_sign.map_or(now + LOOK_EVERY, |next_sign| next_sign.min(now + LOOK_EVERY)),
+                // Also if a sign of life is due: there is none before it has answered.
+                Err(Unsent::Busy) => now + LOOK_AGAIN,
                 Err(Unsent::Ended) => break,
             };
-            let next_sign = self.watchdog.and(self.next_sign);
-            match wait(events, next_sign.map_or(next_look, |next_sign| next_sign.min(next_look))) {
+            match wait(events, next_look) {
                 Ok(reload_ended) => self.reload_ended |= reload_ended,
                 Err(Ended) => break,
             }
