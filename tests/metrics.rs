@@ -413,6 +413,28 @@ fn the_machine_s_share_of_every_process_is_told() {
     assert!(after.series["croupier_worker_cpu_seconds_total{slot=\"0\"}"] >= 0.05, "{}", after.text);
 }
 
+/// It takes one to look into /proc.
+#[test]
+fn without_a_descriptor_left_nothing_that_counts_falls_to_0() {
+    let croupier = Croupier::demo(&["--workers", "1"]);
+    croupier.wait_ready(1);
+    let mut client = Client::connect_unix(&croupier.control()).unwrap();
+    let mut scrape = || {
+        client.send("GET /metrics HTTP/1.1\r\nhost: x\r\n\r\n").unwrap();
+        Scrape::read(client.response().unwrap().body)
+    };
+    let of_processes = |scrape: &Scrape| {
+        let names = ["croupier_primary_", "croupier_worker_cpu_"];
+        scrape.series.keys().filter(|series| names.iter().any(|name| series.starts_with(name))).count()
+    };
+    assert_eq!(of_processes(&scrape()), 5);
+    let (soft, hard) = processes::open_files_limits(croupier.pid()).unwrap();
+    processes::limit_open_files(croupier.pid(), 3, hard);
+    let without = scrape();
+    processes::limit_open_files(croupier.pid(), soft, hard);
+    assert_eq!((of_processes(&without), without.sum("croupier_primary_max_fds", &[])), (1, 3), "{}", without.text);
+}
+
 #[test]
 fn the_monitor_tells_the_same() {
     let croupier = Croupier::demo(&["--workers", "1", "--monitor", "127.0.0.1:0"]);

@@ -95,6 +95,11 @@ fn alone<V>(value: V) -> [(Labels, V); 1] {
     [(Labels::new(), value)]
 }
 
+/// The same, if somebody knows it.
+fn known<V>(value: Option<V>) -> impl Iterator<Item = (Labels, V)> {
+    value.into_iter().flat_map(alone)
+}
+
 /// The families of one scrape, one after the other.
 struct Families<'a>(DescriptorEncoder<'a>);
 
@@ -263,10 +268,12 @@ impl Exposition {
     }
 
     fn tell_own_process(&self, families: &mut Families<'_>) -> fmt::Result {
-        let OwnUsage { rss_bytes, cpu, open_files, open_files_max } = self.own;
-        families.gauge("primary_resident_memory_bytes", "Resident memory of the primary.", alone(rss_bytes))?;
-        families.counter("primary_cpu_seconds", "Processor time of the primary.", alone(cpu.as_secs_f64()))?;
-        families.gauge("primary_open_fds", "Descriptors that the primary has open.", alone(open_files))?;
-        families.gauge("primary_max_fds", "Descriptors that the primary may have open.", alone(open_files_max))
+        let OwnUsage { process, open_files, open_files_max } = self.own;
+        let memory = process.map(|it| it.rss_bytes);
+        families.gauge("primary_resident_memory_bytes", "Resident memory of the primary.", known(memory))?;
+        let time = process.map(|it| it.cpu.as_secs_f64());
+        families.counter("primary_cpu_seconds", "Processor time of the primary.", known(time))?;
+        families.gauge("primary_open_fds", "Descriptors that the primary has open.", known(open_files))?;
+        families.gauge("primary_max_fds", "Descriptors that the primary may have open.", known(open_files_max))
     }
 }

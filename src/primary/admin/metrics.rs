@@ -13,7 +13,8 @@ use super::problem::{Answered, Problem};
 use crate::primary::commands::Command;
 use crate::primary::status::Metrics;
 use crate::protocol::ids::Slot;
-use crate::sys::{limits, usage};
+use crate::sys::limits;
+use crate::sys::usage::{self, Usage};
 
 /// For those that name it in `Accept`, as Prometheus does.
 const OPEN_METRICS: &str = "application/openmetrics-text";
@@ -32,13 +33,13 @@ pub(super) struct SlotUsage {
     pub(super) cpu: Option<Duration>,
 }
 
-/// What the primary's own process has of it.
+/// What the primary's own process has of it. `None`: nobody can tell at the moment, because it takes a descriptor to look
+/// and there is none left. A counter that falls to 0 would be taken for a new start.
 #[derive(Debug, Clone, Copy, Default)]
 pub(super) struct OwnUsage {
-    pub(super) rss_bytes: u64,
-    pub(super) cpu: Duration,
-    pub(super) open_files: u64,
-    pub(super) open_files_max: u64,
+    pub(super) process: Option<Usage>,
+    pub(super) open_files: Option<u64>,
+    pub(super) open_files_max: Option<u64>,
 }
 
 pub(super) async fn metrics(
@@ -71,11 +72,9 @@ fn usage_by_slot(metrics: &Metrics) -> BTreeMap<Slot, SlotUsage> {
 }
 
 fn own_usage() -> OwnUsage {
-    let usage = usage::of(std::process::id() as i32);
     OwnUsage {
-        rss_bytes: usage.map_or(0, |it| it.rss_bytes),
-        cpu: usage.map_or(Duration::ZERO, |it| it.cpu),
-        open_files: usage::open_files().unwrap_or(0),
-        open_files_max: limits::open_files().map_or(0, |limit| limit.soft),
+        process: usage::of(std::process::id() as i32),
+        open_files: usage::open_files().ok(),
+        open_files_max: limits::open_files().ok().map(|limit| limit.soft),
     }
 }
