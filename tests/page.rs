@@ -16,6 +16,7 @@ use support::browser::{Browser, Page};
 use support::forwarder::Forwarder;
 use support::http::{self, Client};
 use support::load::Load;
+use support::script::{self, Scripted};
 use support::{Croupier, Directory, processes, roles};
 
 /// The variable that asks for the picture in the README, and names the file. `scripts/screenshot` sets it.
@@ -153,6 +154,30 @@ fn serve_and_tell() {
             }
         }
     }
+}
+
+/// UDP may have the address of a TCP listener, and two UDP sockets the same one.
+#[test]
+fn listeners_with_one_address_have_a_row_and_a_rate_each() {
+    let address = format!("127.0.0.1:{}", script::free_port());
+    let sockets: String = ["b", "c"].map(|name| format!("\nudp {name} {address} reuse_address")).concat();
+    let scripted = Scripted::start(&["--workers", "1", "--monitor", "127.0.0.1:0"], &format!("hold a {address}{sockets}"));
+    scripted.address("c", 1);
+    let mut page = at_monitor(&scripted.croupier);
+    let rows = "[...document.querySelectorAll('#listeners tr')].map((row) => row.innerText)";
+    page.wait_for(&format!("{rows}.length === 3"));
+    let load = Load::start(&address, 2, 0);
+    page.wait_for(&format!("{rows}.some((row) => /dealing\\s+[1-9]/.test(row))"));
+    assert_eq!(page.value(&format!("{rows}.length")), 3, "after more than one look");
+    assert_eq!(page.value(&format!("{rows}.filter((row) => row.includes('workers accept')).length")), 2);
+    load.end();
+    page.assert_clean();
+    scripted.end();
+}
+
+#[test]
+fn worker_with_script() {
+    script::play();
 }
 
 #[test]

@@ -3,14 +3,15 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use crate::primary::status::Status;
+use crate::primary::policy::PolicyKind;
+use crate::primary::status::{ListenerStatus, Status};
 
 /// What has happened between two looks.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct Rates {
     /// Connections accepted per second, all listeners together.
     pub(super) accepts: f64,
-    /// The same by listener.
+    /// The same by the address of the listener; of shared ones [nothing is known](is_counted).
     pub(super) accepts_at: BTreeMap<String, f64>,
     /// By the ids of the workers that there are.
     pub(super) workers: BTreeMap<u32, WorkerRates>,
@@ -35,8 +36,8 @@ impl Rates {
             return None;
         }
         let per_second = |before: u64, after: u64| after.saturating_sub(before) as f64 / elapsed.as_secs_f64();
-        let accepts_at = after.listeners.iter().map(|listener| {
-            let then = before.listeners.iter().find(|it| it.address == listener.address);
+        let accepts_at = after.listeners.iter().filter(|it| is_counted(it)).map(|listener| {
+            let then = before.listeners.iter().find(|it| is_counted(it) && it.address == listener.address);
             (listener.address.clone(), per_second(then.map_or(0, |it| it.accepted), listener.accepted))
         });
         // Who was not there before has done everything since.
@@ -54,6 +55,12 @@ impl Rates {
         let accepts = per_second(before.counters.accepted, after.counters.accepted);
         Some(Self { accepts, accepts_at: accepts_at.collect(), workers })
     }
+}
+
+/// Whether its accepts are the primary's. Of a shared one they are its workers', and another listener may have the same
+/// address: one of TCP beside one of UDP.
+pub(super) fn is_counted(listener: &ListenerStatus) -> bool {
+    listener.policy != PolicyKind::Shared.name()
 }
 
 #[cfg(test)]
@@ -75,6 +82,16 @@ mod tests {
         assert_eq!(rates.workers[&1], WorkerRates { takes: 15.0, share: Some(0.75), cpu: 0.75 });
         assert_eq!(rates.workers[&2], WorkerRates { takes: 0.0, share: Some(0.0), cpu: 0.0 });
         assert_eq!(rates.workers[&3], WorkerRates { takes: 5.0, share: Some(0.25), cpu: 0.125 });
+    }
+
+    #[test]
+    fn a_shared_listener_at_the_same_address_counts_for_nothing() {
+        let shared = ListenerStatus { policy: "shared".into(), ..listener("a:1") };
+        let before = status(vec![shared.clone(), listener("a:1"), shared.clone()], vec![]);
+        let mut after = before.clone();
+        after.listeners[1].accepted = 10;
+        let rates = Rates::between(&before, &after, Duration::from_secs(1)).unwrap();
+        assert_eq!(rates.accepts_at, BTreeMap::from([("a:1".to_owned(), 10.0)]));
     }
 
     #[test]

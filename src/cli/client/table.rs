@@ -6,7 +6,7 @@ use std::time::Duration;
 use anstyle::{AnsiColor, Style};
 
 use super::harmless;
-use super::rates::Rates;
+use super::rates::{Rates, is_counted};
 use crate::primary::status::{ListenerStatus, State, Status, WorkerStatus};
 
 /// Between two columns.
@@ -90,7 +90,7 @@ fn of_listener(listener: &ListenerStatus, rates: Option<&Rates>) -> [Cell; 9] {
         (false, true) => Cell::new("dealing", GOOD),
         (false, false) => Cell::new("unused", UNDER_WAY),
     };
-    let accepts = rates.and_then(|rates| rates.accepts_at.get(&listener.address));
+    let accepts = rates.filter(|_| is_counted(listener)).and_then(|rates| rates.accepts_at.get(&listener.address));
     [
         Cell::plain(&listener.address),
         Cell::plain(&listener.policy),

@@ -4,11 +4,15 @@ const FLUSH_MILLISECONDS = 100;
 const AT_END_PIXELS = 8;
 
 // The child elements of `parent`, one per item and in their order. An item keeps its element as long as it is there,
-// and with it the reader's focus and selection. `make` creates one, `fill` brings it up to date.
+// and with it the reader's focus and selection. `make` creates one, `fill` brings it up to date. Items with one key are
+// told apart by their order.
 export function follow(parent, items, keyOf, make, fill) {
   const before = new Map([...parent.children].map((child) => [child.dataset.key, child]));
+  const counts = new Map();
   items.forEach((item, index) => {
-    const key = String(keyOf(item));
+    const name = String(keyOf(item));
+    counts.set(name, (counts.get(name) ?? 0) + 1);
+    const key = `${counts.get(name)} ${name}`;
     const child = before.get(key) ?? make(item);
     before.delete(key);
     child.dataset.key = key;

@@ -23,7 +23,8 @@ export class Rates {
     this.#before = { status, at };
     if (before === null || isAnother(before.status, status)) return;
     this.workers = new Map(status.workers.map((worker) => [worker.id, ofWorker(before.status, worker, seconds)]));
-    this.listeners = new Map(status.listeners.map((it) => [it.address, ofListener(before.status, it, seconds)]));
+    const counted = status.listeners.filter(isCounted);
+    this.listeners = new Map(counted.map((it) => [it.address, ofListener(before.status, it, seconds)]));
     const accepts = (status.counters.accepted - before.status.counters.accepted) / seconds;
     this.samples.push({ at, seconds, accepts, slots: this.#slots(before.status, status, seconds) });
     this.samples = this.samples.filter((sample) => sample.at >= at - HISTORY_SECONDS - INTERVAL_MAX_SECONDS);
@@ -65,6 +66,12 @@ export class Rates {
   }
 }
 
+// The workers accept from a shared socket themselves: there is nothing to count. Another listener may have its address,
+// one of TCP beside one of UDP.
+export function isCounted({ policy }) {
+  return policy !== "shared";
+}
+
 // Another primary answers: what it counts has begun anew.
 function isAnother(before, now) {
   return before.started_unix_seconds !== now.started_unix_seconds || before.pid !== now.pid
@@ -78,6 +85,6 @@ function ofWorker(before, worker, seconds) {
 }
 
 function ofListener(before, listener, seconds) {
-  const was = before.listeners.find((it) => it.address === listener.address);
+  const was = before.listeners.filter(isCounted).find((it) => it.address === listener.address);
   return Math.max(0, listener.accepted - (was?.accepted ?? 0)) / seconds;
 }

@@ -4,7 +4,7 @@ import { Chart, COLOURS } from "./chart.js";
 import { control } from "./control.js";
 import * as format from "./format.js";
 import { create, follow, Lines, setText } from "./lists.js";
-import { Rates } from "./rates.js";
+import { isCounted, Rates } from "./rates.js";
 import { listen } from "./stream.js";
 
 const EVENTS_MAX = 100;
@@ -168,11 +168,10 @@ function showListeners(listeners) {
     for (let cell = 0; cell < 5; cell += 1) row.append(create("td", "number", format.NOTHING));
     return row;
   };
-  follow(part("listeners"), listeners, (listener) => listener.address, make, (row, listener) => {
+  const keyOf = ({ address, policy }) => `${policy} ${address}`;
+  follow(part("listeners"), listeners, keyOf, make, (row, listener) => {
     setText(row.children[0], listener.address);
-    // The workers accept from the socket themselves: there is nothing to count.
-    const isShared = listener.policy === "shared";
-    const counts = isShared ? [] : [
+    const counts = !isCounted(listener) ? [] : [
       format.rate(rates.listeners.get(listener.address)),
       format.count(listener.accepted),
       format.count(total(Object.values(listener.redealt))),
@@ -185,10 +184,10 @@ function showListeners(listeners) {
   });
 }
 
-function stateOf({ paused, is_asked_for: isAskedFor, policy }) {
-  if (paused) return ["paused", "warn"];
-  if (!isAskedFor) return ["no worker asked for it", "warn"];
-  return [policy === "shared" ? "workers accept" : "dealing", "good"];
+function stateOf(listener) {
+  if (listener.paused) return ["paused", "warn"];
+  if (!listener.is_asked_for) return ["no worker asked for it", "warn"];
+  return [isCounted(listener) ? "dealing" : "workers accept", "good"];
 }
 
 function total(numbers) {
