@@ -36,13 +36,6 @@ export function duration(seconds) {
   return `${Math.floor(seconds / long)} ${longName} ${Math.floor((seconds % long) / short)} ${shortName}`;
 }
 
-// Less than a second, in the unit that suits it.
-export function fraction(seconds) {
-  if (!Number.isFinite(seconds)) return NOTHING;
-  if (seconds >= 1) return `${fine.format(seconds)} s`;
-  return seconds >= 0.001 ? `${fine.format(seconds * 1e3)} ms` : `${plain.format(seconds * 1e6)} µs`;
-}
-
 // The reader's own clock.
 export function clock(date) {
   return Number.isNaN(date.getTime()) ? NOTHING : date.toLocaleTimeString("en-GB");
