@@ -132,7 +132,8 @@ impl Gate {
 pub(super) async fn admit(State(gate): State<Arc<Gate>>, request: Request, next: Next) -> Response {
     let who = request.extensions().get::<Asker>().map_or_else(String::new, Asker::to_string);
     let (door, method, path) = (gate.door, request.method(), request.uri().path());
-    log::debug!("{door}: {method} {path} {who}");
+    // Quoted: control characters of the upper half may stand in a path.
+    log::debug!("{door}: {method} {path:?} {who}");
     if let Some(pace) = &gate.pace {
         pace.lock().await.tick().await;
     }
