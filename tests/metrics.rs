@@ -387,8 +387,8 @@ fn the_machine_s_share_of_every_process_is_told() {
     let croupier = Croupier::demo(&["--workers", "2"]);
     let address = croupier.wait_ready(2);
     let slots = ["slot=\"0\"", "slot=\"1\""];
-    let (worker, ticks) = (croupier.wait_started(1).pid, 5);
-    while processes::stat(worker).unwrap().cpu_ticks < ticks {
+    let workers = [1, 2].map(|id| croupier.wait_started(id));
+    while workers.iter().any(|worker| processes::stat(worker.pid).unwrap().cpu_ticks < 5) {
         (0..100).for_each(|_| assert_eq!(http::get(&address).unwrap().status, 200));
     }
     let scrape = Scrape::of(&croupier);
@@ -406,11 +406,20 @@ fn the_machine_s_share_of_every_process_is_told() {
     let kernel = std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap();
     assert_eq!(status["kernel"], kernel.trim());
 
-    // What the dead have used is not forgotten.
-    processes::send(worker, Signal::SIGKILL);
-    wait_for(&croupier, "croupier_worker_ends_total", &["slot=\"0\""], 1);
-    let after = Scrape::of(&croupier);
-    assert!(after.series["croupier_worker_cpu_seconds_total{slot=\"0\"}"] >= 0.05, "{}", after.text);
+    // What the dead have used is not forgotten, also if there was no descriptor to look when they died.
+    let (soft, hard) = processes::open_files_limits(croupier.pid()).unwrap();
+    for (slot, limit) in [(0, soft), (1, 3)] {
+        let series = format!("croupier_worker_cpu_seconds_total{{slot=\"{slot}\"}}");
+        let before = Scrape::of(&croupier).series[&series];
+        assert!(before >= 0.05, "{before}");
+        processes::limit_open_files(croupier.pid(), limit, hard);
+        let worker = workers[slot];
+        processes::send(worker.pid, Signal::SIGKILL);
+        croupier.log().wait_for(&format!("worker={} pid={} exited", worker.id, worker.pid));
+        processes::limit_open_files(croupier.pid(), soft, hard);
+        let after = Scrape::of(&croupier);
+        assert!(after.series[&series] >= before, "{before} before {}", after.text);
+    }
 }
 
 /// It takes one to look into /proc.

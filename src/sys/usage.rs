@@ -3,6 +3,8 @@
 use std::io;
 use std::time::Duration;
 
+use nix::sys::resource::{UsageWho, getrusage};
+use nix::sys::time::{TimeVal, TimeValLike};
 use nix::sys::utsname::uname;
 use nix::unistd::{SysconfVar, sysconf};
 
@@ -19,6 +21,13 @@ pub struct Usage {
 /// any more, and the time of its whole life.
 pub fn of(pid: i32) -> Option<Usage> {
     read(&std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?)
+}
+
+/// The time on the processors of all children together that this process has waited for. It takes no descriptor to know.
+/// Source: getrusage(2).
+pub fn cpu_of_ended_children() -> Duration {
+    let time = |time: TimeVal| Duration::from_micros(u64::try_from(time.num_microseconds()).unwrap_or(0));
+    getrusage(UsageWho::RUSAGE_CHILDREN).map_or(Duration::ZERO, |it| time(it.user_time()) + time(it.system_time()))
 }
 
 /// The release of the running kernel; empty if it does not tell. Source: uname(2).

@@ -322,7 +322,7 @@ impl Primary {
     pub(super) fn see_exit(&mut self, id: WorkerId) {
         let Some(worker) = self.workers.get(id) else { return };
         // Its last chance: once waited for, it is gone from /proc.
-        let usage = usage::of(worker.process.pid());
+        let (usage, of_others) = (usage::of(worker.process.pid()), usage::cpu_of_ended_children());
         let exit = match worker.process.try_wait() {
             Ok(Some(exit)) => exit,
             Ok(None) => return,
@@ -333,7 +333,9 @@ impl Primary {
         };
         if let Some(worker) = self.workers.get_mut(id) {
             worker.has_exited = true;
-            self.ledger.enter_cpu(worker.slot, usage.map_or(Duration::ZERO, |it| it.cpu));
+            // Without a descriptor to look into /proc: what waiting for it has added.
+            let added = || usage::cpu_of_ended_children().saturating_sub(of_others);
+            self.ledger.enter_cpu(worker.slot, usage.map_or_else(added, |it| it.cpu));
         }
         self.outputs.worker_ended(id, Monotonic::now());
         // What it said before it died, in particular which lanes it had closed: all of it, it is not getting more.
