@@ -4,10 +4,11 @@
 
 mod support;
 
-use std::fs::OpenOptions;
+use std::fs::{File, OpenOptions};
 use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::os::unix::fs::OpenOptionsExt;
+use std::process::Stdio;
 
 use croupier::worker::ListenOptions;
 use nix::sys::signal::Signal;
@@ -470,6 +471,19 @@ fn a_full_disk_changes_nothing_and_is_said_once() {
     assert_eq!(croupier.terminate(), Some(0));
     croupier.log().wait_end();
     assert_eq!(croupier.log().count("events="), 1, "{}", croupier.log());
+}
+
+#[test]
+fn a_full_disk_behind_standard_output_changes_nothing_and_is_said_on_stderr() {
+    let mut run = run(&["--workers", "1", "--events", "-"]);
+    run.stdin(Stdio::null()).stdout(File::create("/dev/full").unwrap()).stderr(Stdio::piped());
+    let mut child = run.spawn().unwrap();
+    let log = Log::collect(child.stderr.take().unwrap());
+    let mut croupier = Croupier::adopt(child, log);
+    let address = croupier.wait_ready(1);
+    croupier.log().wait_for("events dropped: nobody read stdout");
+    assert_eq!(http::get(&address).unwrap().status, 200);
+    assert_eq!(croupier.terminate(), Some(0));
 }
 
 #[test]

@@ -1,6 +1,6 @@
 //! What croupier itself writes to stdout and stderr leaves through a bounded queue and one writer thread for each:
-//! whoever reads may be slow, stopped or gone, and the primary must not notice. What does not fit is dropped, counted,
-//! and the count is written.
+//! whoever reads may be slow, stopped or gone, and the primary must not notice. What does not fit, or cannot be written,
+//! is dropped, counted, and the count is written.
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
@@ -74,9 +74,10 @@ struct Writer {
 }
 
 enum Item {
-    /// Of the log, or an event.
-    Line(Vec<u8>),
-    Output(Vec<u8>),
+    /// Of the log, or an event; and where it is counted if it is dropped.
+    Line(Vec<u8>, &'static AtomicU64),
+    /// Lines of workers, and how many.
+    Output(Vec<u8>, u64),
     Flush(Sender<()>),
 }
 
@@ -92,8 +93,8 @@ impl Writer {
         }
     }
 
-    fn enqueue(&'static self, line: Vec<u8>, dropped: &AtomicU64) {
-        if self.queue().try_send(Item::Line(line)).is_err() {
+    fn enqueue(&'static self, line: Vec<u8>, dropped: &'static AtomicU64) {
+        if self.queue().try_send(Item::Line(line, dropped)).is_err() {
             dropped.fetch_add(1, Ordering::Relaxed);
         }
     }
@@ -103,7 +104,7 @@ impl Writer {
         // Only the event loop adds: nobody else can come in between.
         let has_room = queue.len() < QUEUE_MAX_OUTPUT && self.output_bytes.load(Ordering::Relaxed) < OUTPUT_MAX_BYTES;
         self.output_bytes.fetch_add(len, Ordering::Relaxed);
-        if !has_room || queue.try_send(Item::Output(lines)).is_err() {
+        if !has_room || queue.try_send(Item::Output(lines, line_count)).is_err() {
             self.output_bytes.fetch_sub(len, Ordering::Relaxed);
             self.dropped_output.fetch_add(line_count, Ordering::Relaxed);
         }
@@ -136,9 +137,9 @@ impl Writer {
                 noticed_at = self.write_notice().then(Instant::now).or(noticed_at);
             }
             match item {
-                Item::Line(line) => self.write(&line),
-                Item::Output(lines) => {
-                    self.write(&lines);
+                Item::Line(line, dropped) => self.write_or_count(&line, dropped, 1),
+                Item::Output(lines, line_count) => {
+                    self.write_or_count(&lines, &self.dropped_output, line_count);
                     self.output_bytes.fetch_sub(lines.len(), Ordering::Relaxed);
                 }
                 Item::Flush(done) => _ = done.send(()),
@@ -160,14 +161,19 @@ impl Writer {
             let notice = log_writer::plain(Level::Warn, &notice);
             match self.stream {
                 Stream::Stdout => write_log(notice),
-                Stream::Stderr => self.write(&notice),
+                Stream::Stderr => _ = self.write(&notice),
             }
         }
         dropped.iter().any(|(count, _)| *count > 0)
     }
 
-    /// A closed stream changes nothing.
-    fn write(&self, bytes: &[u8]) {
+    fn write_or_count(&self, bytes: &[u8], dropped: &AtomicU64, count: u64) {
+        if self.write(bytes).is_err() {
+            dropped.fetch_add(count, Ordering::Relaxed);
+        }
+    }
+
+    fn write(&self, bytes: &[u8]) -> nix::Result<()> {
         match self.stream {
             Stream::Stdout => write_all(io::stdout().as_fd(), bytes),
             Stream::Stderr => write_all(io::stderr().as_fd(), bytes),
@@ -176,13 +182,14 @@ impl Writer {
 }
 
 /// As std's, but a descriptor that somebody has made non-blocking for all its holders does not tear a line.
-fn write_all(fd: BorrowedFd<'_>, mut bytes: &[u8]) {
+fn write_all(fd: BorrowedFd<'_>, mut bytes: &[u8]) -> nix::Result<()> {
     while !bytes.is_empty() {
         match nix::unistd::write(fd, bytes) {
             Ok(len) => bytes = &bytes[len..],
             Err(Errno::EINTR) => {}
             Err(Errno::EAGAIN) => _ = poll(&mut [PollFd::new(fd, PollFlags::POLLOUT)], PollTimeout::NONE),
-            Err(_) => return,
+            Err(error) => return Err(error),
         }
     }
+    Ok(())
 }
