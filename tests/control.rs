@@ -172,7 +172,7 @@ fn reloads_that_are_asked_for_during_a_reload_are_answered_by_the_one_after_it()
         let first = scope.spawn(|| croupier.client(&["reload"]));
         croupier.wait_started(2);
         let later: Vec<_> = (0..2).map(|_| scope.spawn(|| croupier.client(&["reload"]))).collect();
-        croupier.log().wait_for_count("POST /reload", 3);
+        croupier.log().wait_for_count("POST \"/reload\"", 3);
         // The three requests are with the event loop: this one comes after them.
         croupier.status();
         fs::write(&go, "").unwrap();

@@ -71,6 +71,7 @@ fn embedder_that_upgrades() {
             return remote.send(Command::Upgrade(failed)).unwrap();
         }
         assert_eq!(send(&remote, 0), Err(Undelivered::WouldExceed(WORKER)));
+        assert!(matches!(events.recv_timeout(DEADLINE), Ok(Event::Upgrade { .. })));
         std::fs::write(roles::variable(GO), "").unwrap();
         assert!(matches!(events.recv_timeout(DEADLINE), Ok(Event::Online { worker: WORKER })));
         for expected in 0..MESSAGES_UNREAD_MAX {

@@ -161,7 +161,8 @@ fn serve_and_tell() {
 fn listeners_with_one_address_have_a_row_and_a_rate_each() {
     let address = format!("127.0.0.1:{}", script::free_port());
     let sockets: String = ["b", "c"].map(|name| format!("\nudp {name} {address} reuse_address")).concat();
-    let scripted = Scripted::start(&["--workers", "1", "--monitor", "127.0.0.1:0"], &format!("hold a {address}{sockets}"));
+    let scripted =
+        Scripted::start(&["--workers", "1", "--monitor", "127.0.0.1:0"], &format!("hold a {address}{sockets}"));
     scripted.address("c", 1);
     let mut page = at_monitor(&scripted.croupier);
     let rows = "[...document.querySelectorAll('#listeners tr')].map((row) => row.innerText)";

@@ -248,14 +248,11 @@ mod tests {
 
     #[test]
     fn the_table_in_the_documentation_has_every_event_and_every_field_and_no_others() {
-        let documentation = include_str!("../../../docs/events.md");
+        let (events, _stream) = include_str!("../../../docs/events.md").split_once("## The stream").unwrap();
         let ticked =
             |cell: &str| -> BTreeSet<String> { cell.split('`').skip(1).step_by(2).map(str::to_owned).collect() };
-        let rows: Vec<Vec<&str>> = documentation
-            .lines()
-            .filter(|line| line.starts_with("| `"))
-            .map(|line| line.split('|').collect())
-            .collect();
+        let rows: Vec<Vec<&str>> =
+            events.lines().filter(|line| line.starts_with("| `")).map(|line| line.split('|').collect()).collect();
         let documented: BTreeSet<String> = rows.iter().flat_map(|row| ticked(row[1])).collect();
         let told: BTreeSet<String> = samples().iter().map(|(event, ..)| event.name().to_owned()).collect();
         assert_eq!(documented, told.union(&BTreeSet::from(["lost".to_owned()])).cloned().collect());
