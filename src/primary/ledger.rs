@@ -62,7 +62,7 @@ pub struct Counters {
     pub accepted: u64,
     /// Deals, those of connections that had come back included.
     pub dealt: u64,
-    /// Deals of connections that had come back, by [`Reason`].
+    /// Deals of connections that had come back, by reason.
     #[serde(deserialize_with = "as_many_as_there_are")]
     pub redealt: [u64; Reason::ALL.len()],
     /// Connections that came back and were closed because nobody took them in time.
