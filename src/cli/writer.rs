@@ -1,6 +1,6 @@
 //! What croupier itself writes to stdout and stderr leaves through a bounded queue and one writer thread for each:
-//! whoever reads may be slow, stopped or gone, and the primary must not notice. What does not fit, or cannot be written,
-//! is dropped, counted, and the count is written.
+//! whoever reads may be slow, stopped or gone, and the primary must not notice. What does not fit, or cannot be
+//! written, is dropped, counted, and the count is written.
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};

@@ -23,8 +23,8 @@ pub fn of(pid: i32) -> Option<Usage> {
     read(&std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?)
 }
 
-/// The time on the processors of all children together that this process has waited for. It takes no descriptor to know.
-/// Source: getrusage(2).
+/// The time on the processors of all children together that this process has waited for. It takes no descriptor to
+/// know. Source: getrusage(2).
 pub fn cpu_of_ended_children() -> Duration {
     let time = |time: TimeVal| Duration::from_micros(u64::try_from(time.num_microseconds()).unwrap_or(0));
     getrusage(UsageWho::RUSAGE_CHILDREN).map_or(Duration::ZERO, |it| time(it.user_time()) + time(it.system_time()))

@@ -33,8 +33,8 @@ pub(super) struct SlotUsage {
     pub(super) cpu: Option<Duration>,
 }
 
-/// What the primary's own process has of it. `None`: nobody can tell at the moment, because it takes a descriptor to look
-/// and there is none left. A counter that falls to 0 would be taken for a new start.
+/// What the primary's own process has of it. `None`: nobody can tell at the moment, because it takes a descriptor to
+/// look and there is none left. A counter that falls to 0 would be taken for a new start.
 #[derive(Debug, Clone, Copy, Default)]
 pub(super) struct OwnUsage {
     pub(super) process: Option<Usage>,
