@@ -116,6 +116,23 @@ fn a_mistake_in_the_file_is_logged_and_told_and_nothing_is_reloaded() {
     configured.serves();
 }
 
+/// As the process that executes it does: in its directory, and with its `PATH`.
+#[test]
+fn a_reload_finds_the_command_where_workers_find_it() {
+    let place = Directory::new();
+    std::os::unix::fs::symlink(support::PROGRAM, place.file("web")).unwrap();
+    let folder = place.path().display();
+    let in_directory = format!("workers = 1\nchdir = '{folder}'\ncommand = ['./web', 'demo']");
+    let in_path = format!("workers = 1\nenv = {{ PATH = '{folder}' }}\ncommand = ['web', 'demo']");
+    let configured = Configured::new(&in_directory, &[]);
+    configured.croupier.wait_ready(1);
+    for text in [in_directory, in_path] {
+        configured.write(&text);
+        configured.reload();
+        configured.serves();
+    }
+}
+
 #[test]
 fn what_cannot_change_is_named_with_the_remedy_and_the_rest_is_reloaded() {
     let configured = Configured::new("workers = 1\nname = 'configured-a'", &[]);

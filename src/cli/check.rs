@@ -51,16 +51,23 @@ fn check_events(events: Option<&EventsTo>) -> Result<(), Failure> {
     }
 }
 
-/// Whether the command is there and may be executed.
+/// Whether the command is there and may be executed: looked for as the process that executes it does, in its directory
+/// and with its `PATH`.
 ///
 /// # Errors
 /// [`Exit::CannotStartWorkers`].
 pub(super) fn find_program(settings: &Settings) -> Result<(), Failure> {
-    let program = Path::new(&settings.command.program);
+    let command = &settings.command;
+    let program = Path::new(&command.program);
     let has_slash = program.components().count() > 1 || program.is_absolute();
-    let path = std::env::var_os("PATH").unwrap_or_default();
-    // To a directory X_OK means that it may be entered.
-    let is_executable = |file: &Path| file.is_file() && access(file, AccessFlags::X_OK).is_ok();
+    let directory = command.directory.as_deref().unwrap_or(Path::new(""));
+    let own_path = command.variables.iter().rev().find(|(name, _)| name == "PATH").map(|(_, value)| value.clone());
+    let path = own_path.or_else(|| std::env::var_os("PATH")).unwrap_or_default();
+    let is_executable = |file: &Path| {
+        let file = directory.join(file);
+        // To a directory X_OK means that it may be entered.
+        file.is_file() && access(&file, AccessFlags::X_OK).is_ok()
+    };
     let found = if has_slash {
         is_executable(program)
     } else {
