@@ -87,7 +87,7 @@ impl Directory {
     /// Those of open(2), write(2) and rename(2): a full disk, a directory that has gone.
     pub(super) fn write_worker(&self, id: u32, pid: i32) -> io::Result<()> {
         let (new, name) = (self.path.join(format!(".worker.{id}.pid")), self.path.join(format!("worker.{id}.pid")));
-        let written = fs::write(&new, format!("{pid}\n")).and_then(|()| fs::rename(&new, name));
+        let written = create(&new).and_then(|mut file| writeln!(file, "{pid}")).and_then(|()| fs::rename(&new, name));
         written.inspect_err(|_| drop(fs::remove_file(&new)))
     }
 
@@ -136,9 +136,19 @@ fn id_in(name: &str) -> Option<u32> {
 }
 
 fn write_locked(path: &Path) -> io::Result<Flock<File>> {
-    let mut file = File::options().write(true).create(true).truncate(true).open(path)?;
+    let mut file = create(path)?;
     writeln!(file, "{}", std::process::id())?;
     Flock::lock(file, FlockArg::LockExclusiveNonblock).map_err(|(_, error)| error.into())
+}
+
+/// A new file, in the place of whatever has this name. The directory may be the workers' user's, and this process root:
+/// a link that is there leads nowhere.
+fn create(path: &Path) -> io::Result<File> {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    File::options().write(true).create_new(true).mode(0o644).open(path)
 }
 
 /// Gives `own` the name `name` too, unless somebody alive has it.
@@ -181,4 +191,30 @@ fn is_same(file: &File, name: &Path) -> bool {
     let identity = |it: fs::Metadata| (it.dev(), it.ino());
     let of_name = fs::symlink_metadata(name).map(identity).ok();
     of_name.is_some() && of_name == file.metadata().map(identity).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::symlink;
+
+    use super::*;
+
+    #[test]
+    fn nothing_is_written_through_links_that_somebody_has_put_there() {
+        let place = std::env::temp_dir().join(format!("croupier-pid-links-{}", std::process::id()));
+        fs::create_dir(&place).unwrap();
+        let precious = place.join("precious");
+        fs::write(&precious, "precious").unwrap();
+        let names = [format!(".primary.pid.{}", std::process::id()), ".worker.7.pid".into(), "worker.7.pid".into()];
+        names.iter().for_each(|name| symlink(&precious, place.join(name)).unwrap());
+        let directory = Directory::claim(&place).unwrap();
+        // That of a worker which a primary before this one has left; somebody is quick.
+        symlink(&precious, place.join("worker.7.pid")).unwrap();
+        directory.write_worker(7, 4711).unwrap();
+        assert_eq!(fs::read_to_string(place.join("worker.7.pid")).unwrap(), "4711\n");
+        assert!(!place.join("worker.7.pid").is_symlink());
+        assert_eq!(fs::read_to_string(&precious).unwrap(), "precious");
+        drop(directory);
+        fs::remove_dir_all(&place).unwrap();
+    }
 }
