@@ -206,6 +206,24 @@ fn an_upgrade_reads_the_file_too_and_does_not_happen_if_it_is_wrong() {
     configured.serves();
 }
 
+#[test]
+fn whom_an_upgrade_starts_for_the_new_file_is_among_the_events() {
+    let place = Directory::new();
+    let path = place.file("events");
+    let configured = Configured::new("workers = 1", &["--events", &path]);
+    configured.croupier.wait_ready(1);
+    configured.write("workers = 3");
+    configured.croupier.client(&["upgrade"]).assert_ok();
+    configured.modes(3);
+    let events = || -> Vec<serde_json::Value> {
+        let text = fs::read_to_string(&path).unwrap();
+        text.lines().map_while(|line| serde_json::from_str(line).ok()).collect()
+    };
+    wait_until("both are told", || events().iter().filter(|it| it["event"] == "fork").count() == 3);
+    let ids: Vec<u64> = events().iter().map(|it| it["id"].as_u64().unwrap()).collect();
+    assert!(ids.iter().copied().eq(1..=ids.len() as u64), "none is missing: {ids:?}");
+}
+
 /// The first reload waits for a worker that waits at a gate, and the second one for the first.
 #[test]
 fn a_reload_that_waits_for_its_turn_is_not_lost_in_an_upgrade() {

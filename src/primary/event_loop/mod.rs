@@ -247,6 +247,7 @@ impl Primary {
         } else {
             let upgrades = self.upgrade_count;
             self.subscribers.tell(|| events::Event::Upgrade { upgrades });
+            self.come_to_what_was_left();
         }
         loop {
             self.let_time_pass();

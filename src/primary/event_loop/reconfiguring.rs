@@ -25,6 +25,16 @@ pub(super) struct Reconfiguration {
     pub(super) mistake: String,
     /// Somebody wants another one after it.
     is_queued: bool,
+    left_over: Option<LeftOver>,
+}
+
+/// What the image before this one had not come to.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct LeftOver {
+    /// So many workers the settings asked for when that was last followed.
+    pub(super) worker_count: u32,
+    /// A reload was asked for that has not begun.
+    pub(super) is_reload_due: bool,
 }
 
 #[derive(Debug, Default)]
@@ -38,6 +48,10 @@ enum Stage {
 }
 
 impl Reconfiguration {
+    pub(super) fn after(left_over: LeftOver) -> Self {
+        Self { left_over: Some(left_over), ..Self::default() }
+    }
+
     fn is_idle(&self) -> bool {
         matches!(self.stage, Stage::Idle)
     }
@@ -134,12 +148,21 @@ impl Primary {
 
     /// What the settings say of the number of workers counts when they change: otherwise a reload would undo what
     /// somebody has scaled to.
-    pub(super) fn follow_worker_count(&mut self, before: u32) {
+    fn follow_worker_count(&mut self, before: u32) {
         let worker_count = self.settings.plan.worker_count;
         if worker_count != before
             && let Err(refused) = self.scale_as_told(Scale::To(worker_count))
         {
             log::warn!("configuration: workers={worker_count}: {refused} [as many as before]");
+        }
+    }
+
+    /// Once this image runs: who wants to hear what comes of it does not listen before.
+    pub(super) fn come_to_what_was_left(&mut self) {
+        let Some(LeftOver { worker_count, is_reload_due }) = self.reconfiguration.left_over.take() else { return };
+        self.follow_worker_count(worker_count);
+        if is_reload_due {
+            self.request_reload();
         }
     }
 

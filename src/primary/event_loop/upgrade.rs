@@ -6,6 +6,7 @@ use std::os::fd::{AsFd, AsRawFd};
 use mio::unix::SourceFd;
 use mio::{Interest, Poll};
 
+use super::reconfiguring::{LeftOver, Reconfiguration};
 use super::token::Source;
 use super::{Primary, StartError};
 use crate::primary::commands::Refused;
@@ -50,10 +51,10 @@ impl Primary {
         // Orphans that ended between the two images raise no signal any more.
         while process::reap_stranger(|pid| primary.workers.has_process(pid)).is_some() {}
         log::info!("took over from version={} upgrades={}", state.croupier, state.upgrade_count);
-        primary.follow_worker_count(state.configured_workers.unwrap_or(primary.settings.plan.worker_count));
-        if state.is_reload_due {
-            primary.request_reload();
-        }
+        primary.reconfiguration = Reconfiguration::after(LeftOver {
+            worker_count: state.configured_workers.unwrap_or(primary.settings.plan.worker_count),
+            is_reload_due: state.is_reload_due,
+        });
         Ok(primary)
     }
 
