@@ -268,6 +268,21 @@ fn many_reloads_at_once_end_with_what_the_file_says_last() {
     configured.serves();
 }
 
+#[test]
+fn the_last_line_is_about_what_was_in_force_at_the_end() {
+    let mut configured = Configured::new("workers = 1", &[]);
+    let address = configured.croupier.wait_ready(1);
+    configured.write("workers = 1\nshutdown-timeout = '7ms'");
+    configured.reload();
+    let mut busy = http::Client::connect(&address).unwrap();
+    assert_eq!(busy.get().unwrap().status, 200);
+    busy.send("GET / HTTP/1.1\r\n").unwrap();
+    // The only worker has read what came before.
+    configured.serves();
+    assert_eq!(configured.croupier.terminate(), Some(1));
+    configured.croupier.log().wait_for("(--shutdown-timeout is 7ms)");
+}
+
 /// The thread that reads is of no use any more, and nobody waits for what it found.
 #[test]
 fn a_stop_while_the_file_is_read_ends_as_ever() {

@@ -69,7 +69,6 @@ fn run_primary(options: RunOptions, given: &Given) -> Result<(), Failure> {
     }
     let raised = limits::raise_open_files().map_err(failed("raise the limit of open files"))?;
     settings.open_files = state.as_ref().and_then(|state| state.open_files).or(Some(raised));
-    let (command, shutdown_timeout) = (settings.command.display(), settings.plan.shutdown_timeout);
     warn_of_tight_limits(&settings);
 
     let is_new = state.is_none();
@@ -102,7 +101,7 @@ fn run_primary(options: RunOptions, given: &Given) -> Result<(), Failure> {
     let notifier = service_manager.and_then(|manager| manager.notify(&mut primary));
     let ending = primary.run().map_err(failed("wait for events"))?;
     drop((admin, notifier, events, pid_files));
-    conclude(&ending, &command, shutdown_timeout)
+    conclude(&ending)
 }
 
 /// At the start everything must be there. To an image that takes over the service matters more than what comes with it.
@@ -168,7 +167,7 @@ fn announce(settings: &Settings, primary: &Primary, admin: Option<&Admin>, is_de
     }
 }
 
-fn conclude(ending: &Ending, command: &str, shutdown_timeout: std::time::Duration) -> Result<(), Failure> {
+fn conclude(ending: &Ending) -> Result<(), Failure> {
     let detail = ending.last_failure.as_deref().unwrap_or("it failed");
     match ending.outcome {
         Outcome::Stopped | Outcome::WorkersEnded { all_succeeded: true } => {
@@ -176,7 +175,7 @@ fn conclude(ending: &Ending, command: &str, shutdown_timeout: std::time::Duratio
             Ok(())
         }
         Outcome::StoppedByForce => {
-            let timeout = humantime::format_duration(shutdown_timeout);
+            let timeout = humantime::format_duration(ending.shutdown_timeout);
             let line =
                 format!("stopped, but workers had not finished and were cut off (--shutdown-timeout is {timeout})");
             Err(Failure::new(Exit::Failed, line))
@@ -194,7 +193,7 @@ fn conclude(ending: &Ending, command: &str, shutdown_timeout: std::time::Duratio
             };
             Err(Failure::new(
                 Exit::CannotStartWorkers,
-                format!("cannot start workers: `{command}`: {detail}; {remedy}"),
+                format!("cannot start workers: `{}`: {detail}; {remedy}", ending.command),
             ))
         }
     }

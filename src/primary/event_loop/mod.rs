@@ -110,6 +110,10 @@ pub struct Ending {
     pub outcome: Outcome,
     /// How the last worker that never became ready failed, for people.
     pub last_failure: Option<String>,
+    /// The command of workers that was in force at the end, as a person would type it.
+    pub command: String,
+    /// How long workers had to finish.
+    pub shutdown_timeout: Duration,
 }
 
 /// A primary could not be made.
@@ -258,7 +262,12 @@ impl Primary {
                     trial.call_off();
                 }
                 self.outputs.finish();
-                return Ok(Ending { outcome, last_failure: self.last_failure });
+                return Ok(Ending {
+                    outcome,
+                    last_failure: self.last_failure,
+                    command: self.settings.command.display(),
+                    shutdown_timeout: self.settings.plan.shutdown_timeout,
+                });
             }
             let timeout = if more { Some(Duration::ZERO) } else { self.timeout() };
             match self.poll.poll(&mut events, timeout) {
