@@ -66,7 +66,9 @@ fn missing_log_lines<'a>(guide: &'a str, sources: &str) -> Vec<&'a str> {
 #[test]
 fn every_log_line_is_one_that_croupier_writes() {
     let (guide, sources) = (guide(), sources());
-    assert!(log_lines(&guide).len() > 20, "the table was found");
+    let lines = log_lines(&guide);
+    assert!(lines.len() > 20, "the table was found");
+    assert_eq!(lines.iter().collect::<BTreeSet<_>>().len(), lines.len(), "each stands there once");
     assert_eq!(missing_log_lines(&guide, &sources), [""; 0]);
     let wrong = "\n## What the log says\n| `worker=… has gone fishing` | x |\n";
     assert_eq!(missing_log_lines(wrong, &sources), ["worker=… has gone fishing"]);
