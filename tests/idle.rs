@@ -5,7 +5,7 @@
 mod support;
 
 use std::io::{self, ErrorKind, Read};
-use std::process::Stdio;
+use std::process::{Child, Stdio};
 use std::time::Duration;
 
 use croupier::protocol::ids::WorkerId;
@@ -249,19 +249,27 @@ fn the_primarys_timeout_is_stronger_than_the_programs_own() {
     assert_eq!(croupier.terminate(), Some(0));
 }
 
+/// Killed when it is dropped.
+struct Alone(Child);
+
+impl Drop for Alone {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
 #[test]
 fn an_event_loop_without_a_primary_ends_idle_connections_too() {
     let mut command = roles::command("server_with_a_timeout_of_its_own").into_iter();
     let mut alone = support::plain(command.next().unwrap());
     alone.args(command).env(roles::ROLE, "server_with_a_timeout_of_its_own").env(OWN_TIMEOUT, "1000");
-    let mut alone = alone.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
-    let log = Log::collect(alone.stderr.take().unwrap());
+    let mut alone = Alone(alone.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap());
+    let log = Log::collect(alone.0.stderr.take().unwrap());
     let line = log.wait_for("listens on ");
     let mut client = Client::connect(line.split_once("listens on ").unwrap().1).unwrap();
     assert_eq!(client.get().unwrap().status, 200);
     assert_ended_by_fin(&mut client);
-    alone.kill().unwrap();
-    alone.wait().unwrap();
 }
 
 #[test]

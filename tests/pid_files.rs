@@ -150,7 +150,8 @@ fn a_directory_that_cannot_be_used_is_named_and_ends_with_2() {
     assert_eq!(fs::read_to_string(directory.file("primary.pid")).unwrap(), "precious");
     let program = directory.copy_for_all(support::PROGRAM);
     let mut as_nobody = support::plain(program);
-    as_nobody.args(["run", "--listen", "127.0.0.1:0", "--control", "/tmp/croupier-test-nobody.sock", "--pid-dir"]);
+    let control = format!("/tmp/croupier-test-nobody-{}.sock", std::process::id());
+    as_nobody.args(["run", "--listen", "127.0.0.1:0", "--control", &control, "--pid-dir"]);
     as_nobody.arg(directory.path()).uid(NOBODY).gid(NOBODY).current_dir("/");
     Outcome::of(as_nobody)
         .assert_failed(2, "Permission denied (os error 13); give a directory that croupier may write to");
