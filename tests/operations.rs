@@ -30,7 +30,7 @@ fn finding((what, tests): &(&str, &str)) -> Option<String> {
     if !missing.is_empty() {
         return Some(format!("{what}: no such test: {missing:?}"));
     }
-    let is_settled = named(tests).next().is_some() || tests.starts_with("script: `") || tests.starts_with("issue: ");
+    let is_settled = named(tests).next().is_some() || tests.starts_with("script: `");
     (!is_settled).then(|| format!("{what}: no test"))
 }
 
