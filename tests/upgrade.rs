@@ -4,6 +4,8 @@
 
 mod support;
 
+use std::io::{BufRead, BufReader, Write};
+use std::os::unix::net::UnixListener;
 use std::path::Path;
 use std::process::Command;
 
@@ -12,7 +14,7 @@ use nix::sys::signal::Signal;
 use support::http::{self, Client};
 use support::load::Load;
 use support::roles::{self, Orders};
-use support::{Croupier, Directory, processes, wait_until};
+use support::{Croupier, Directory, Outcome, processes, wait_until};
 
 /// Makes a program that never answers.
 const HANGS: &str = "printf '#!/bin/sh\\nsleep 1000\\n' >\"$1\"; chmod +x \"$1\"";
@@ -443,4 +445,29 @@ fn clients_with_requests(address: &str, count: usize) -> Vec<Client> {
     let mut clients: Vec<Client> = (0..count).map(|_| Client::connect(address).unwrap()).collect();
     clients.iter_mut().for_each(|client| client.send(http::LAST_REQUEST).unwrap());
     clients
+}
+
+/// Whoever asks for it usually has the new program, and the primary is the old one.
+#[test]
+fn it_is_asked_for_at_a_primary_that_tells_less_of_itself() {
+    let directory = Directory::new();
+    let path = directory.file("control");
+    let listener = UnixListener::bind(&path).unwrap();
+    let old = std::thread::spawn(move || {
+        for answer in [Some(0), None, Some(1)] {
+            let (mut client, _) = listener.accept().unwrap();
+            let mut request = BufReader::new(client.try_clone().unwrap()).lines().map_while(Result::ok);
+            let first = request.next().unwrap();
+            assert_eq!(first.starts_with("POST /upgrade"), answer.is_none(), "{first}");
+            request.find(|line| line.is_empty()).unwrap();
+            // The new image knows nothing of who asked the old one.
+            let Some(upgrades) = answer else { continue };
+            let body = format!("{{\"upgrades\":{upgrades}}}");
+            write!(client, "HTTP/1.1 200 OK\r\ncontent-length: {}\r\n\r\n{body}", body.len()).unwrap();
+        }
+    });
+    let mut upgrade = support::plain(support::PROGRAM);
+    upgrade.args(["upgrade", "--control", &path]);
+    assert!(Outcome::of(upgrade).assert_ok().stdout.starts_with("upgraded"));
+    old.join().unwrap();
 }

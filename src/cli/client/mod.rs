@@ -12,6 +12,7 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
+use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::arguments::{EndOptions, PrimaryName, ScaleOptions, StatusOptions, Target};
@@ -70,11 +71,17 @@ pub(super) fn reload(target: &Target) -> Result<(), Failure> {
     Ok(())
 }
 
+/// Of the status no more than is needed: who upgrades is usually newer than the primary, which may lack the rest.
+#[derive(Deserialize)]
+struct Upgraded {
+    upgrades: u32,
+}
+
 /// The image that takes over knows nothing of our connection: it breaks, and the count of upgrades says the rest.
 pub(super) fn upgrade(target: &Target) -> Result<(), Failure> {
     let upgrades = || -> Result<u32, Failure> {
         let reply = connect(target)?.get("/status", ANSWER_TIMEOUT)?;
-        Ok(read::<Status>(expect_success(&reply)?)?.upgrades)
+        Ok(read::<Upgraded>(expect_success(&reply)?)?.upgrades)
     };
     let before = upgrades()?;
     let mut trouble = match connect(target)?.post("/upgrade", &Value::Null, ANSWER_TIMEOUT) {
