@@ -248,6 +248,25 @@ fn a_reload_that_waits_for_its_turn_is_not_lost_in_an_upgrade() {
     assert_eq!(configured.modes(1), ["three"]);
 }
 
+/// The settings from before do not go over an upgrade: what is in force then is said.
+#[test]
+fn a_reload_that_fails_after_an_upgrade_says_which_configuration_stays() {
+    let directory = Directory::new();
+    let gate = directory.file("gate");
+    nix::unistd::mkfifo(gate.as_str(), nix::sys::stat::Mode::S_IRWXU).unwrap();
+    let configured = Configured::new("workers = 1", &[]);
+    configured.croupier.wait_ready(1);
+    configured.write(&format!("workers = 1\ncommand = ['bash', '-c', 'read < {gate}; exit 9']"));
+    configured.croupier.signal(Signal::SIGHUP);
+    configured.croupier.wait_started(2);
+    configured.croupier.client(&["upgrade"]).assert_ok();
+    drop(fs::File::options().write(true).open(&gate).unwrap());
+    configured.croupier.log().wait_for("reload stopped: the new worker failed");
+    configured.croupier.log().wait_for("the new configuration stays in force");
+    assert_eq!(configured.croupier.log().count("the old configuration is in force again"), 0);
+    configured.serves();
+}
+
 /// Requests that come while one is under way are one more, and all are answered.
 #[test]
 fn many_reloads_at_once_end_with_what_the_file_says_last() {

@@ -119,6 +119,12 @@ impl Primary {
     pub(super) fn conclude_reconfiguration(&mut self, end: ReloadEnd) {
         let stage = std::mem::take(&mut self.reconfiguration.stage);
         match (stage, end) {
+            // It began before an upgrade, which has read the file too, and nobody has the settings from before.
+            (Stage::Idle, ReloadEnd::NotReady) if self.settings.configuration.is_some() => {
+                log::warn!(
+                    "the new configuration stays in force: an upgrade came in between [correct it, then reload]"
+                );
+            }
             // A reload without a configuration.
             (Stage::Idle, _) => {}
             // The end of a stop, while the thread still reads: what it finds is refused then.
