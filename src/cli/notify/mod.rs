@@ -96,7 +96,7 @@ impl ServiceManager {
     pub(super) fn notify(&self, primary: &mut Primary) -> Option<Notifier> {
         let started = address(&self.socket).and_then(|address| {
             let teller = Teller::new(primary.remote(), address, self.watchdog);
-            let events = primary.subscribe(EVENTS_MAX);
+            let events = primary.subscribe_to_lives(EVENTS_MAX);
             let thread = std::thread::Builder::new().name("croupier-notify".into()).stack_size(128 * 1024);
             thread.spawn(move || teller.tell_until_the_end(&events))
         });
@@ -208,21 +208,15 @@ struct Ended;
 
 /// Waits until then, or until something has happened that a look may show. True: also the end of a reload.
 fn wait(events: &Receiver<Event>, until: Instant) -> Result<bool, Ended> {
-    loop {
-        let first = match events.recv_deadline(until) {
-            Ok(event) => event,
-            Err(RecvTimeoutError::Timeout) => return Ok(false),
-            Err(RecvTimeoutError::Disconnected) => return Err(Ended),
-        };
-        let (mut is_worth_a_look, mut reload_ended) = (false, false);
-        for event in std::iter::once(first).chain(events.try_iter().take(EVENTS_MAX)) {
-            is_worth_a_look |= !matches!(event, Event::Message { .. });
-            reload_ended |= matches!(event, Event::Reload { .. });
+    match events.recv_deadline(until) {
+        Ok(first) => {
+            let is_end = |event: &Event| matches!(event, Event::Reload { .. });
+            // All that are there are taken: one look shows what they did.
+            let others = events.try_iter().take(EVENTS_MAX);
+            Ok(others.fold(is_end(&first), |has_ended, event| has_ended | is_end(&event)))
         }
-        // Somebody who sends one message after the other must not keep us from a sign of life.
-        if is_worth_a_look || Instant::now() >= until {
-            return Ok(reload_ended);
-        }
+        Err(RecvTimeoutError::Timeout) => Ok(false),
+        Err(RecvTimeoutError::Disconnected) => Err(Ended),
     }
 }
 

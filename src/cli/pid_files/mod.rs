@@ -74,7 +74,7 @@ impl PidFiles {
         let io = |error: io::Error| failure(path, error.into());
         primary.carry_lock(directory.carried().map_err(io)?);
         let (end, ended) = bounded(0);
-        let (remote, events) = (primary.remote(), primary.subscribe(EVENTS_MAX));
+        let (remote, events) = (primary.remote(), primary.subscribe_to_lives(EVENTS_MAX));
         let keeper = Keeper { directory, remote, written: BTreeMap::new(), is_doubtful: true, is_failing: false };
         let thread = std::thread::Builder::new().name("croupier-pids".into());
         let thread = thread.spawn(move || match signals::block_all_in_this_thread() {

@@ -63,6 +63,14 @@ impl Primary {
         receiver
     }
 
+    /// The same without the messages of workers, and so without descriptors that wait with them: for whoever follows
+    /// the lives of workers and may be slow.
+    pub fn subscribe_to_lives(&mut self, capacity: usize) -> Receiver<events::Event> {
+        let (subscriber, receiver) = events::subscription(capacity);
+        self.subscribers.add(subscriber.without_messages());
+        receiver
+    }
+
     /// The lines of everything that happens from the first worker on, if it is called before [`run`](Self::run); at
     /// most `capacity` at a time. `wake` is called in the event loop whenever there is a new one, and at the end: it
     /// must not wait for anybody. Drop the receiver to end it.

@@ -23,6 +23,8 @@ pub struct Subscriber {
     events: Sender<Event>,
     /// Events since the last one that found room.
     lost: u64,
+    /// Messages of workers are events to it too.
+    hears_messages: bool,
 }
 
 /// The primary's side of one observation.
@@ -40,7 +42,7 @@ struct Wake(Box<dyn Fn() + Send>);
 pub(in crate::primary) fn subscription(capacity: usize) -> (Subscriber, Receiver<Event>) {
     // Events and the word of those that were lost before them go together.
     let (events, receiver) = bounded(capacity.max(2));
-    (Subscriber { events, lost: 0 }, receiver)
+    (Subscriber { events, lost: 0, hears_messages: true }, receiver)
 }
 
 /// The same for lines. `wake` is called in the event loop: it must not wait for anybody.
@@ -114,8 +116,16 @@ impl fmt::Debug for Wake {
 }
 
 impl Subscriber {
+    /// The same, but messages of workers pass it by: they may be many, and their descriptors would wait with them.
+    pub(in crate::primary) fn without_messages(self) -> Self {
+        Self { hears_messages: false, ..self }
+    }
+
     /// False: nobody reads any more.
     fn tell(&mut self, event: &Event) -> bool {
+        if !self.hears_messages && matches!(event, Event::Message { .. }) {
+            return true;
+        }
         if self.lost > 0 {
             // Only this side sends: what finds room now is not taken by anybody else.
             if self.events.capacity().is_some_and(|capacity| self.events.len() + 2 > capacity) {
@@ -145,6 +155,7 @@ mod tests {
     use std::sync::atomic::{AtomicUsize, Ordering};
 
     use super::*;
+    use crate::protocol::body::Body;
     use crate::protocol::ids::WorkerId;
 
     fn online(id: u32) -> impl FnOnce() -> Event {
@@ -177,6 +188,19 @@ mod tests {
         (10..=11).for_each(|id| subscribers.tell(online(id)));
         assert_eq!(heard(&slow), [10, 11]);
         assert_eq!(heard(&fast), (1..=11).collect::<Vec<_>>(), "whatever the other one does");
+    }
+
+    #[test]
+    fn messages_can_pass_by_and_are_not_lost_then() {
+        let mut subscribers = Subscribers::default();
+        let (subscriber, events) = subscription(2);
+        subscribers.add(subscriber.without_messages());
+        let message = || Event::Message { worker: WorkerId(9), body: Body::of(&1).unwrap(), fd: None };
+        (0..5).for_each(|_| subscribers.tell(message));
+        subscribers.tell(online(1));
+        subscribers.tell(message);
+        subscribers.tell(online(2));
+        assert_eq!(heard(&events), [1, 2]);
     }
 
     #[test]
