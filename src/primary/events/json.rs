@@ -192,6 +192,7 @@ mod tests {
             (Event::Recycle { worker: WORKER }, true, ""),
             (Event::Reload { end: ReloadEnd::Done { generation: 2 } }, false, r#""outcome":"done","generation":2"#),
             (Event::Reload { end: ReloadEnd::NotReady }, false, r#""outcome":"not_ready""#),
+            (Event::Reload { end: ReloadEnd::Misconfigured }, false, r#""outcome":"misconfigured""#),
             (Event::Reload { end: ReloadEnd::Stopping }, false, r#""outcome":"stopping""#),
             (Event::Scale { workers: 4 }, false, r#""workers":4"#),
             (Event::Enable, false, ""),
