@@ -39,9 +39,11 @@ impl Terminal {
         for end in [&master, &slave] {
             fcntl(end, FcntlArg::F_SETFD(FdFlag::FD_CLOEXEC)).unwrap();
         }
-        // A session of its own, whose controlling terminal is its stdin: as a shell in a new window would be.
-        let mut command = support::plain("setsid");
-        command.args(["--ctty", support::PROGRAM, "status", "--watch", "--interval", "20ms"]);
+        // A session of its own, whose controlling terminal is its stdin: as a shell in a new window would be, where
+        // Ctrl-C means something. To what a script starts in the background it does not.
+        let mut command = support::plain("env");
+        command.args(["--default-signal=INT", "setsid", "--ctty"]);
+        command.args([support::PROGRAM, "status", "--watch", "--interval", "20ms"]);
         command.args(["--control", &croupier.control()]).env("TERM", "xterm").env_remove("NO_COLOR");
         command.envs(variables.iter().copied()).stdin(slave.try_clone().unwrap()).stdout(slave).stderr(Stdio::null());
         let child = command.spawn().unwrap();
