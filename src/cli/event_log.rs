@@ -6,7 +6,7 @@ use std::fs::File;
 use std::io::{self, ErrorKind, Write};
 use std::path::PathBuf;
 use std::sync::OnceLock;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use crossbeam_channel::{Receiver, Sender, bounded, select};
 
@@ -16,6 +16,7 @@ use super::{Exit, Failure, writer};
 use crate::primary::Primary;
 use crate::primary::events::{Line, Signal, json};
 use crate::primary::output;
+use crate::sys::clock;
 
 /// Events that wait for a slow disk. Above it they are lost.
 const WAITING_MAX: usize = 1024;
@@ -115,8 +116,7 @@ impl EventLog {
         let lost = self.last_written.map_or(0, missing_after);
         let mut text = String::new();
         if lost > 0 {
-            let since_epoch = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-            text = json::lost(since_epoch, lost) + "\n";
+            text = json::lost(clock::since_epoch(), lost) + "\n";
         }
         text.push_str(&line.json);
         text.push('\n');

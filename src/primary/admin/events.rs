@@ -11,7 +11,6 @@
 //! `?with=status,output` is for both, `?follow=no` ends with what there is.
 
 use std::convert::Infallible;
-use std::time::{Duration, SystemTime};
 
 use axum::Router;
 use axum::extract::rejection::QueryRejection;
@@ -26,6 +25,7 @@ use super::Door;
 use super::feed::{Feed, Message, Wish};
 use super::problem::{Answered, Problem};
 use crate::primary::events::json;
+use crate::sys::clock;
 
 /// The route, for the router of a door.
 pub(super) fn route<S: Clone + Send + Sync + 'static>(door: Door, feed: Feed) -> Router<S> {
@@ -80,11 +80,7 @@ fn server_sent(message: Message) -> sse::Event {
         Message::Event(id, json) => sse::Event::default().id(id.to_string()).data(json),
         Message::Output(json) => sse::Event::default().event("output").data(json),
         Message::Status(json) => sse::Event::default().event("status").data(json),
-        Message::Lost(count) => sse::Event::default().event("lost").data(json::lost(since_epoch(), count)),
+        Message::Lost(count) => sse::Event::default().event("lost").data(json::lost(clock::since_epoch(), count)),
         Message::Heartbeat => sse::Event::default().comment("nothing new"),
     }
-}
-
-fn since_epoch() -> Duration {
-    SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default()
 }

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use crossbeam_channel::Receiver;
 
-use super::{Primary, unix_seconds};
+use super::Primary;
 use crate::primary::commands::{Answer, Command, Refused, Remote, Scale};
 use crate::primary::events;
 use crate::primary::output::LineSink;
@@ -12,6 +12,7 @@ use crate::primary::settings::{Variable, WORKERS_MAX};
 use crate::primary::status::{Enabled, Scaled};
 use crate::primary::supervisor::{Event, ReloadEnd};
 use crate::protocol::ids::WorkerId;
+use crate::sys::clock;
 use crate::sys::signals::Signal;
 
 /// The most commands that one turn of the loop obeys: dealing goes on between them.
@@ -179,7 +180,7 @@ impl Primary {
 
     fn set_enabled(&mut self, is_enabled: bool) -> Enabled {
         if self.enabled.is_enabled != is_enabled {
-            self.enabled = Enabled { is_enabled, since_unix_seconds: unix_seconds() };
+            self.enabled = Enabled { is_enabled, since_unix_seconds: clock::since_epoch().as_secs() };
             let (what, event) = match is_enabled {
                 true => ("enabled", events::Event::Enable),
                 false => ("disabled", events::Event::Disable),

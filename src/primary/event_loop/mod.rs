@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd};
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use mio::unix::SourceFd;
 use mio::{Events, Interest, Poll};
@@ -25,8 +25,8 @@ use super::supervisor::{Event, Outcome, Stop, Supervisor};
 use super::workers::{Register, Worker};
 use crate::protocol::ids::{LaneId, Slot, WorkerId};
 use crate::protocol::time::Monotonic;
-use crate::sys::process;
 use crate::sys::signals::{Signal, Signals};
+use crate::sys::{clock, process};
 use commands::{Departure, ReloadRequests};
 use reconfiguring::Reconfiguration;
 use token::Source;
@@ -167,7 +167,7 @@ impl Primary {
 
     fn new(settings: Settings, poll: Poll, outputs: Outputs) -> io::Result<Self> {
         let now = Monotonic::now();
-        let started_unix_seconds = unix_seconds();
+        let started_unix_seconds = clock::since_epoch().as_secs();
         Ok(Self {
             name: String::new(),
             started_unix_seconds,
@@ -486,9 +486,4 @@ impl Primary {
         let trial = self.trial.as_ref().map(|trial| trial.process().pid());
         while process::reap_stranger(|pid| self.workers.has_process(pid) || trial == Some(pid)).is_some() {}
     }
-}
-
-/// Now, for people.
-fn unix_seconds() -> u64 {
-    SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs()
 }

@@ -2,11 +2,11 @@
 //! observers as lines of JSON, which are made once for all of them.
 
 use std::fmt;
-use std::time::SystemTime;
 
 use crossbeam_channel::{Receiver, Sender, TrySendError, bounded};
 
 use super::{Event, Line, Who, json};
+use crate::sys::clock;
 
 /// Whoever wants to hear events.
 #[derive(Debug, Default)]
@@ -86,8 +86,7 @@ impl Subscribers {
         }
         let event = event();
         if !self.observers.is_empty() {
-            let since_epoch = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-            let line = json::line(self.last_id, since_epoch, who, &event);
+            let line = json::line(self.last_id, clock::since_epoch(), who, &event);
             self.observers.retain(|observer| observer.tell(&line));
         }
         self.subscribers.retain_mut(|subscriber| subscriber.tell(&event));
