@@ -15,7 +15,7 @@ use crate::primary::output::Destination;
 use crate::primary::policy::PolicyKind;
 use crate::primary::recycle::Recycle;
 use crate::primary::reexec::Invocation;
-use crate::primary::settings::{BindOptions, Command, Settings, TcpOptions};
+use crate::primary::settings::{BindOptions, Command, DialectKind, Settings, TcpOptions};
 use crate::primary::supervisor::{Plan, Respawn};
 use crate::sys::identity::{Identity, Unknown};
 
@@ -47,7 +47,8 @@ pub(super) fn resolve(options: RunOptions, passed: Passed) -> Result<Settings, F
     };
     let format = options.log_format.unwrap_or(LogFormat::Text);
     let variables = options.env.into_iter().map(|it| (it.name.into(), it.value.into())).collect();
-    let default = Settings::of(Command { program, arguments, variables, directory: options.chdir });
+    let default =
+        Settings::of(Command { program, arguments, variables, directory: options.chdir, dialect: DialectKind::Native });
     let plan = Plan {
         worker_count: worker_count(options.workers)?.unwrap_or(default.plan.worker_count),
         respawn: match options.respawn {
@@ -90,6 +91,7 @@ pub(super) fn resolve(options: RunOptions, passed: Passed) -> Result<Settings, F
         redeal_timeout: options.redeal_timeout.unwrap_or(default.redeal_timeout),
         invocation: Some(invocation()),
         configuration: None,
+        node: default.node,
         recycle: Recycle {
             after: options.recycle_after.map(|it| it.0),
             age: options.recycle_age.map(|it| it.0),

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::address::Address;
+pub use super::dialect::DialectKind;
 use super::listener_spec::ListenerSpec;
 use super::output::Destination;
 use super::policy::PolicyKind;
@@ -34,6 +35,8 @@ pub struct Settings {
     /// Whose PROXY headers the connections of a listener begin with that does not say so itself; `None`: with none.
     /// Workers take them off, so that the primary does not know the address that they name: no policy may go by it.
     pub proxy_protocol: Option<AllowList>,
+    /// What is special about workers that are Node programs.
+    pub node: NodeOptions,
     /// How they are bound; and those of workers, where these do not say otherwise.
     pub bind: BindOptions,
     /// Workers get declared listeners only.
@@ -102,6 +105,18 @@ pub type Variable = (OsString, OsString);
 #[derive(Clone)]
 pub struct Configuration(Arc<dyn Fn() -> Result<Settings, String> + Send + Sync>);
 
+/// How workers that are Node programs are treated: those whose [`Command::dialect`] is [`DialectKind::Node`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct NodeOptions {
+    /// The most connections per lane that such a worker has not acknowledged, 1 to [`NODE_DEPTH_LIMIT`]. As long as it
+    /// lives they cannot be moved: so many wait with one that is stuck.
+    pub depth: u32,
+    /// Such a worker is ready when it has said `process.send('ready')` beside whatever it listens on.
+    pub wait_ready: bool,
+    /// Such a worker is sent the message `'shutdown'` before it is told to finish.
+    pub shutdown_message: bool,
+}
+
 /// What a worker executes, with what, and where.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Command {
@@ -113,6 +128,8 @@ pub struct Command {
     pub variables: Vec<Variable>,
     /// `None`: the primary's.
     pub directory: Option<PathBuf>,
+    /// How the program is spoken to.
+    pub dialect: DialectKind,
 }
 
 /// The queue of the socket itself takes 278 records at the default buffer size; `queue_max` must stay below.
@@ -120,6 +137,12 @@ pub const QUEUE_MAX_LIMIT: u32 = 256;
 
 /// The default of [`Settings::queue_max`]: see "Benchmarks" in the README for how it was chosen.
 pub const QUEUE_MAX_DEFAULT: u32 = 64;
+
+/// The channel of a Node worker takes 278 connections at the default buffer size; the depth must stay below.
+pub const NODE_DEPTH_LIMIT: u32 = 256;
+
+/// The default of [`NodeOptions::depth`].
+pub const NODE_DEPTH_DEFAULT: u32 = 8;
 
 /// The default of [`BindOptions::backlog`].
 pub const BACKLOG_DEFAULT: u32 = 4096;
@@ -153,6 +176,7 @@ impl Settings {
             listeners: Vec::new(),
             policy: PolicyKind::RoundRobin,
             proxy_protocol: None,
+            node: NodeOptions { depth: NODE_DEPTH_DEFAULT, wait_ready: false, shutdown_message: false },
             bind: BindOptions {
                 backlog: BACKLOG_DEFAULT,
                 ipv6_only: false,
@@ -208,6 +232,7 @@ impl Settings {
         self.hang_timeout = new.hang_timeout;
         self.redeal_timeout = new.redeal_timeout;
         self.recycle = new.recycle;
+        self.node = new.node;
         self.command = new.command;
         self.identity = new.identity;
         self.idle_timeout = new.idle_timeout;
@@ -255,9 +280,16 @@ impl fmt::Debug for Configuration {
 }
 
 impl Command {
-    /// This program, without arguments, in this process's directory and with its environment.
+    /// This program, without arguments, in this process's directory and with its environment, that uses croupier's
+    /// worker library.
     pub fn new(program: impl Into<OsString>) -> Self {
-        Self { program: program.into(), arguments: Vec::new(), variables: Vec::new(), directory: None }
+        Self {
+            program: program.into(),
+            arguments: Vec::new(),
+            variables: Vec::new(),
+            directory: None,
+            dialect: DialectKind::Native,
+        }
     }
 
     /// This program itself once more, in another part: how it knows is up to `arguments` and `variables`.
@@ -283,6 +315,11 @@ impl Command {
     /// In this directory.
     pub fn directory(self, directory: impl Into<PathBuf>) -> Self {
         Self { directory: Some(directory.into()), ..self }
+    }
+
+    /// Spoken to in this dialect.
+    pub fn dialect(self, dialect: DialectKind) -> Self {
+        Self { dialect, ..self }
     }
 
     /// The command as a person would type it, for logs and errors.

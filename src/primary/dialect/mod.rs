@@ -6,10 +6,22 @@ pub mod outbox;
 use std::os::fd::OwnedFd;
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
+
 use crate::protocol::allow_list::AllowList;
 use crate::protocol::body::Body;
 use crate::protocol::control::ListenWish;
 use crate::protocol::ids::{LaneId, Slot, WorkerId};
+
+/// How a worker is spoken to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum DialectKind {
+    /// croupier's own protocol: programs that use the worker library.
+    Native,
+    /// The protocol between Node's own cluster primary and its workers: Node programs, as they are.
+    Node,
+}
 
 /// What a worker said, in whatever dialect.
 #[derive(Debug)]
