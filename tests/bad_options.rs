@@ -19,6 +19,7 @@ const VALUES: &[(&str, &[&str])] = &[
     ("connections-max", &["0", "'all'", "-3"]),
     ("control", &["''"]),
     ("defer-accept", &["'1s'", "-1"]),
+    ("dialect", &["'bun'", "''", "'Node'", "'preload'"]),
     ("ecv-monitor", &["'no'", "'https://127.0.0.1/'", "''"]),
     ("ecv-path", &["'ecv'", "''", "'/e?c=v'"]),
     ("env", &["'NAME'", "'=value'", "''"]),
@@ -44,6 +45,7 @@ const VALUES: &[(&str, &[&str])] = &[
     ("log-format", &["'xml'", "''", "'JSON'"]),
     ("monitor", &["'3001'", "'unix:/tmp/x'", "'127.0.0.1:x'"]),
     ("name", &["'a/b'", "''", "'.hidden'", "'x\ty'"]),
+    ("node-depth", &["0", "257", "-1", "'deep'"]),
     ("pid-dir", &["'/no/such/directory'", "'/etc/passwd'"]),
     ("policy", &["'fair'", "''", "1"]),
     ("proxy-protocol", &["'proxy.example'", "''", "'10.0.0.0/33'", "'unix,'"]),
@@ -67,7 +69,8 @@ const VALUES: &[(&str, &[&str])] = &[
 ];
 
 /// Options of `run` that take no value.
-const SWITCHES: &[&str] = &["declared-only", "ecv-control", "ipv6-only", "nodelay", "quiet", "verbose"];
+const SWITCHES: &[&str] =
+    &["declared-only", "ecv-control", "ipv6-only", "nodelay", "quiet", "shutdown-message", "verbose", "wait-ready"];
 
 /// Those that a list is for.
 const REPEATABLE: &[&str] = &["env", "listen"];

@@ -118,6 +118,7 @@ fn what_check_prints_is_a_file_that_says_the_same() {
         &["--nodelay", "--keepalive", "5", "--defer-accept", "3", "--idle-timeout", "5s", "--events", "-"],
         &["--monitor", "--ecv-path", "/up", "--ecv-control", "--ecv-monitor", "http://127.0.0.1:1/health"],
         &["--proxy-protocol", "10.0.0.0/8,::1,unix", "-l", "127.0.0.1:1,proxy-protocol=off", "--pid-dir", "/tmp"],
+        &["--dialect", "node", "--node-depth", "2", "--wait-ready", "--shutdown-message", "--", "cat"],
         &["--user", "4711", "--group", "4712", "--chdir", "/tmp", "--stdout", "/tmp/a b", "--stderr", "null"],
         &[
             "--connections-max",

@@ -15,7 +15,7 @@ use crate::primary::commands::Scale;
 use crate::primary::listener_spec::ListenerSpecs;
 use crate::primary::policy::PolicyKind;
 use crate::primary::recycle::Spread;
-use crate::primary::settings::{AllowList, NAME_MAX_BYTES, TCP_SECS_MAX, WORKERS_MAX};
+use crate::primary::settings::{AllowList, NAME_MAX_BYTES, NODE_DEPTH_LIMIT, TCP_SECS_MAX, WORKERS_MAX};
 
 /// Where the monitor is when nobody says where.
 const MONITOR: &str = "127.0.0.1:3001";
@@ -92,6 +92,25 @@ pub(super) struct RunOptions {
     /// socket themselves) [default: round-robin]
     #[arg(long, value_name = "NAME", env = "CROUPIER_POLICY")]
     pub(super) policy: Option<PolicyKind>,
+
+    /// How workers are spoken to: native (they use croupier's worker library), node (Node programs as they are, in the
+    /// protocol of Node's own cluster) or auto (node if COMMAND is Node, else native) [default: auto]
+    #[arg(long, value_name = "NAME", env = "CROUPIER_DIALECT")]
+    pub(super) dialect: Option<DialectChoice>,
+
+    /// The most connections of one listener that a Node worker has not acknowledged: so many wait with one that is
+    /// stuck [default: 8]
+    #[arg(long, value_name = "N", env = "CROUPIER_NODE_DEPTH",
+          value_parser = clap::value_parser!(u32).range(1..=i64::from(NODE_DEPTH_LIMIT)))]
+    pub(super) node_depth: Option<u32>,
+
+    /// A Node worker is ready only when it has also said process.send('ready')
+    #[arg(long)]
+    pub(super) wait_ready: bool,
+
+    /// A Node worker gets the message 'shutdown' before it is told to finish
+    #[arg(long)]
+    pub(super) shutdown_message: bool,
 
     /// The backlog of the listeners; the kernel caps it at net.core.somaxconn [default: 4096]
     #[arg(long, value_name = "N", env = "CROUPIER_BACKLOG", value_parser = clap::value_parser!(u32).range(1..))]
@@ -364,6 +383,13 @@ pub(super) struct DemoOptions {
 pub(super) enum WorkerCount {
     Auto,
     Exactly(u32),
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(super) enum DialectChoice {
+    Auto,
+    Native,
+    Node,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]

@@ -8,12 +8,13 @@ use nix::unistd::{AccessFlags, access};
 
 use super::arguments::{EventsTo, RunOptions};
 use super::doors::DoorOptions;
+use super::program::Place;
 use super::run::APPEND_REMEDY;
 use super::sources::Given;
 use super::{Exit, Failure, inherited, settings};
 use crate::primary::output::{Destination, Stream};
 use crate::primary::recycle::Recycle;
-use crate::primary::settings::Settings;
+use crate::primary::settings::{DialectKind, NodeOptions, Settings};
 use crate::primary::supervisor::Respawn;
 
 pub(super) fn check(options: RunOptions, given: &Given) -> Result<(), Failure> {
@@ -51,32 +52,16 @@ fn check_events(events: Option<&EventsTo>) -> Result<(), Failure> {
     }
 }
 
-/// Whether the command is there and may be executed: looked for as the process that executes it does, in its directory
-/// and with its `PATH`.
+/// Whether the command is there and may be executed.
 ///
 /// # Errors
 /// [`Exit::CannotStartWorkers`].
 pub(super) fn find_program(settings: &Settings) -> Result<(), Failure> {
     let command = &settings.command;
-    let program = Path::new(&command.program);
-    let has_slash = program.components().count() > 1 || program.is_absolute();
-    let directory = command.directory.as_deref().unwrap_or(Path::new(""));
-    let own_path = command.variables.iter().rev().find(|(name, _)| name == "PATH").map(|(_, value)| value.clone());
-    let path = own_path.or_else(|| std::env::var_os("PATH")).unwrap_or_default();
-    let is_executable = |file: &Path| {
-        let file = directory.join(file);
-        // To a directory X_OK means that it may be entered.
-        file.is_file() && access(&file, AccessFlags::X_OK).is_ok()
-    };
-    let found = if has_slash {
-        is_executable(program)
-    } else {
-        std::env::split_paths(&path).any(|folder| is_executable(&folder.join(program)))
-    };
-    if found {
+    if Place::of(command).find(&command.program).is_some() {
         return Ok(());
     }
-    let line = format!("{}: not found or not executable; check the path of the command", program.display());
+    let line = format!("{}: not found or not executable; check the path of the command", command.program.display());
     Err(Failure::new(Exit::CannotStartWorkers, line))
 }
 
@@ -101,6 +86,10 @@ fn effective(settings: &Settings, doors: &DoorOptions, given: &Given) -> String 
         Respawn::OnFailure => "on-failure",
         Respawn::Never => "never",
     };
+    let dialect = match command.dialect {
+        DialectKind::Native => "native",
+        DialectKind::Node => "node",
+    };
     let name = settings.name_with(None);
     let mut lines = vec![
         format!("name = {}", text(&name)),
@@ -108,6 +97,7 @@ fn effective(settings: &Settings, doors: &DoorOptions, given: &Given) -> String 
         format!("policy = {}", text(policy.name())),
         format!("workers = {}", plan.worker_count),
         format!("command = {}", texts(words.map(|word| word.to_string_lossy().into_owned()).collect())),
+        format!("dialect = {}", text(dialect)),
         format!("backlog = {}", bind.backlog),
         format!("ipv6-only = {}", bind.ipv6_only),
         format!("declared-only = {}", settings.declared_only),
@@ -135,6 +125,12 @@ fn effective(settings: &Settings, doors: &DoorOptions, given: &Given) -> String 
         format!("reload-parallel = {}", plan.reload_parallel),
         format!("env = {}", texts(variables.collect())),
     ];
+    if command.dialect == DialectKind::Node {
+        let NodeOptions { depth, wait_ready, shutdown_message } = settings.node;
+        lines.push(format!("node-depth = {depth}"));
+        lines.push(format!("wait-ready = {wait_ready}"));
+        lines.push(format!("shutdown-message = {shutdown_message}"));
+    }
     let proxies = settings.proxy_protocol.as_ref().map(ToString::to_string);
     lines.extend(proxies.map(|proxies| format!("proxy-protocol = {}", text(&proxies))));
     lines.extend(bind.tcp.defer_accept_secs.map(|secs| format!("defer-accept = {secs}")));

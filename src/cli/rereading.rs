@@ -8,16 +8,18 @@ use super::{Failure, check, settings};
 use crate::primary::settings::{Configuration, Settings};
 
 /// What a reload puts in force: the plan at once, the rest for the workers that it starts. [`Settings::adopt`] does it.
-const BY_RELOAD: [&str; 23] = [
+const BY_RELOAD: [&str; 27] = [
     "chdir",
     "command",
     "connections-max",
     "declared-only",
+    "dialect",
     "env",
     "group",
     "hang-timeout",
     "idle-timeout",
     "kill-delay",
+    "node-depth",
     "queue-max",
     "recycle-after",
     "recycle-age",
@@ -27,10 +29,12 @@ const BY_RELOAD: [&str; 23] = [
     "respawn",
     "respawn-burst",
     "shutdown-delay",
+    "shutdown-message",
     "shutdown-timeout",
     "stall-after",
     "start-timeout",
     "user",
+    "wait-ready",
     "workers",
 ];
 

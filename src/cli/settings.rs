@@ -8,14 +8,14 @@ use nix::unistd::geteuid;
 use super::arguments::{LogFormat, RespawnWhen, RunOptions, WorkerCount, WorkerOutput};
 use super::inherited::Passed;
 use super::prefixed::Prefixed;
-use super::{Exit, Failure, event_log, writer};
+use super::{Exit, Failure, dialect, event_log, writer};
 use crate::primary::address::Address;
 use crate::primary::listener_spec::{ListenerSpec, ProxyProtocol};
 use crate::primary::output::Destination;
 use crate::primary::policy::PolicyKind;
 use crate::primary::recycle::Recycle;
 use crate::primary::reexec::Invocation;
-use crate::primary::settings::{BindOptions, Command, DialectKind, Settings, TcpOptions};
+use crate::primary::settings::{BindOptions, Command, DialectKind, NodeOptions, Settings, TcpOptions};
 use crate::primary::supervisor::{Plan, Respawn};
 use crate::sys::identity::{Identity, Unknown};
 
@@ -47,8 +47,9 @@ pub(super) fn resolve(options: RunOptions, passed: Passed) -> Result<Settings, F
     };
     let format = options.log_format.unwrap_or(LogFormat::Text);
     let variables = options.env.into_iter().map(|it| (it.name.into(), it.value.into())).collect();
-    let default =
-        Settings::of(Command { program, arguments, variables, directory: options.chdir, dialect: DialectKind::Native });
+    let mut command = Command { program, arguments, variables, directory: options.chdir, dialect: DialectKind::Native };
+    command.dialect = dialect::resolve(options.dialect, &command);
+    let default = Settings::of(command);
     let plan = Plan {
         worker_count: worker_count(options.workers)?.unwrap_or(default.plan.worker_count),
         respawn: match options.respawn {
@@ -91,7 +92,11 @@ pub(super) fn resolve(options: RunOptions, passed: Passed) -> Result<Settings, F
         redeal_timeout: options.redeal_timeout.unwrap_or(default.redeal_timeout),
         invocation: Some(invocation()),
         configuration: None,
-        node: default.node,
+        node: NodeOptions {
+            depth: options.node_depth.unwrap_or(default.node.depth),
+            wait_ready: options.wait_ready,
+            shutdown_message: options.shutdown_message,
+        },
         recycle: Recycle {
             after: options.recycle_after.map(|it| it.0),
             age: options.recycle_age.map(|it| it.0),

@@ -1,0 +1,112 @@
+//! How croupier finds out that a command is Node, and what it says about options and commands that do not go together.
+#![cfg(feature = "cli")]
+
+mod support;
+
+use std::fs;
+use std::os::unix::fs::{PermissionsExt, symlink};
+use std::process::Command;
+
+use support::{Directory, Outcome};
+
+/// `croupier check` with these options and this command.
+fn check(options: &[&str], command: &[&str]) -> Command {
+    let mut check = support::plain(support::PROGRAM);
+    check.arg("check").args(options).arg("--").args(command);
+    check
+}
+
+/// The dialect that would be in force.
+#[track_caller]
+fn dialect(options: &[&str], command: &[&str]) -> String {
+    let outcome = Outcome::of(check(options, command));
+    let line = outcome.assert_ok().stdout.lines().find_map(|line| line.strip_prefix("dialect = "));
+    line.expect("there is always one").trim_matches('"').to_owned()
+}
+
+/// A file that may be executed.
+fn script(directory: &Directory, name: &str, text: &str) -> String {
+    let path = directory.file(name);
+    fs::write(&path, text).unwrap();
+    fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
+    path
+}
+
+/// The path of the Node of this machine, without links.
+fn node() -> String {
+    let path = std::env::var_os("PATH").expect("there is a PATH");
+    let found = std::env::split_paths(&path).map(|folder| folder.join("node")).find(|file| file.is_file());
+    let real = found.expect("node is installed").canonicalize().unwrap();
+    real.to_str().expect("it is text").to_owned()
+}
+
+#[test]
+fn node_is_known_however_it_is_called() {
+    let directory = Directory::new();
+    let web = directory.file("web");
+    symlink(node(), &web).unwrap();
+    let by_env = script(&directory, "by-env.js", "#!/usr/bin/env node\n");
+    let by_split = script(&directory, "by-split", "#! /usr/bin/env -S A=1 node --no-warnings\nrest");
+    let by_path = script(&directory, "by-path", &format!("#!{} --no-warnings", node()));
+    let by_script = script(&directory, "by-script", &format!("#!{by_path}\n"));
+    let linked = directory.file("linked");
+    symlink("by-env.js", &linked).unwrap();
+    let commands: &[&[&str]] = &[
+        &["node", "app.js"],
+        &[&node(), "app.js"],
+        &[&web, "app.js"],
+        &["env", "MODE=fast", "node", "app.js"],
+        &["/usr/bin/env", "-S", "node app.js"],
+        &["env", "-C", directory.path().to_str().unwrap(), "./linked"],
+        &[&by_env],
+        &[&by_split],
+        &[&by_path],
+        &[&by_script],
+        &[&linked],
+    ];
+    for command in commands {
+        assert_eq!(dialect(&[], command), "node", "{command:?}");
+        assert_eq!(dialect(&["--dialect", "native"], command), "native", "{command:?}");
+    }
+}
+
+#[test]
+fn it_is_looked_for_where_workers_find_it() {
+    let directory = Directory::new();
+    script(&directory, "app", "#!/usr/bin/env node\n");
+    let folder = directory.path().to_str().unwrap();
+    assert_eq!(dialect(&["--chdir", folder], &["./app"]), "node");
+    assert_eq!(dialect(&["--env", &format!("PATH={folder}:/usr/bin:/bin")], &["app"]), "node");
+    assert_eq!(dialect(&["--chdir", folder, "--env", "PATH=."], &["app"]), "node");
+    assert_eq!(dialect(&[], &["env", &format!("PATH={folder}"), "app"]), "node");
+}
+
+#[test]
+fn everything_else_is_native() {
+    let directory = Directory::new();
+    let shell = script(&directory, "shell", "#!/bin/sh\nexec node app.js\n");
+    let other = script(&directory, "bun.js", "#!/usr/bin/env bun\n");
+    let endless = script(&directory, "endless", &format!("#!{}\n", directory.file("endless")));
+    let empty = script(&directory, "empty", "");
+    let only = script(&directory, "only", "#!\n");
+    for command in [&["sh", "-c", "node app.js"][..], &[&shell], &[&other], &[&endless], &[&empty], &[&only], &["env"]]
+    {
+        assert_eq!(dialect(&[], command), "native", "{command:?}");
+        assert_eq!(dialect(&["--dialect", "node"], command), "node", "{command:?}");
+    }
+    let mut demo = support::plain(support::PROGRAM);
+    demo.arg("check");
+    assert!(Outcome::of(demo).assert_ok().stdout.contains("dialect = \"native\"\n"));
+}
+
+#[test]
+fn what_is_special_about_node_workers_is_in_force_as_it_is_given() {
+    let outcome = Outcome::of(check(&["--node-depth", "3", "--wait-ready", "--shutdown-message"], &["node", "app.js"]));
+    for line in ["node-depth = 3", "wait-ready = true", "shutdown-message = true"] {
+        assert!(outcome.assert_ok().stdout.lines().any(|it| it == line), "{line}: {outcome:?}");
+    }
+    let outcome = Outcome::of(check(&[], &["node", "app.js"]));
+    for line in ["node-depth = 8", "wait-ready = false", "shutdown-message = false"] {
+        assert!(outcome.assert_ok().stdout.lines().any(|it| it == line), "{line}: {outcome:?}");
+    }
+}
