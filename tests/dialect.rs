@@ -110,3 +110,39 @@ fn what_is_special_about_node_workers_is_in_force_as_it_is_given() {
         assert!(outcome.assert_ok().stdout.lines().any(|it| it == line), "{line}: {outcome:?}");
     }
 }
+
+#[test]
+fn what_node_workers_cannot_do_and_what_only_they_can_is_refused_with_the_remedy() {
+    let (node, other) = (["node", "app.js"], ["cat"]);
+    let cases: &[(&[&str], &[&str], &str)] = &[
+        (&["--proxy-protocol", "::1"], &node, "--proxy-protocol: Node workers cannot read PROXY headers; leave it out"),
+        (&["-l", "[::1]:0,proxy-protocol=::1"], &node, "--listen [::1]:0,proxy-protocol=::1/128: Node workers"),
+        (&["--policy", "least-connections"], &node, "--policy least-connections: nobody is told how many connections"),
+        (&["-l", "[::1]:0,policy=least-connections"], &node, "--listen [::1]:0,policy=least-connections: nobody"),
+        (&["--idle-timeout", "5s"], &node, "--idle-timeout: Node programs end idle connections themselves; leave it"),
+        (&["--connections-max", "9"], &node, "leave it out, set server.maxConnections in the program"),
+        (&["--connections-max", "9", "--dialect", "node"], &other, "--connections-max: nobody is told"),
+        (&["--node-depth", "4"], &other, "--node-depth: only Node has this, and `cat` is not Node; leave it out"),
+        (&["--wait-ready"], &other, "--wait-ready: only Node has this"),
+        (&["--shutdown-message", "--dialect", "native"], &node, "`node app.js` is not Node; leave it out, or write"),
+    ];
+    for (options, command, line) in cases {
+        Outcome::of(check(options, command)).assert_failed(2, line);
+        let mut run = support::run(options);
+        run.arg("--").args(*command);
+        Outcome::of(run).assert_failed(2, line);
+    }
+    for options in [&["--policy", "source-hash"][..], &["-l", "[::1]:0,policy=shared,proxy-protocol=off"]] {
+        Outcome::of(check(options, &node)).assert_ok();
+    }
+}
+
+#[test]
+fn the_file_is_named_if_the_option_is_from_there() {
+    let directory = Directory::new();
+    let file = directory.file("croupier.toml");
+    fs::write(&file, "workers = 1\nwait-ready = true\ncommand = ['cat']\n").unwrap();
+    let mut check = support::plain(support::PROGRAM);
+    check.args(["check", "--config", &file]);
+    Outcome::of(check).assert_failed(2, "croupier.toml:2: wait-ready: only Node has this, and `cat` is not Node");
+}

@@ -20,12 +20,13 @@ use crate::primary::supervisor::{Plan, Respawn};
 use crate::sys::identity::{Identity, Unknown};
 
 const LISTEN: &str = "127.0.0.1:8000";
+
 /// The settings that `options` ask for.
 ///
 /// # Errors
 /// [`Exit::Usage`] for an address that is there twice, a directory that is none, and the like.
 pub(super) fn resolve(options: RunOptions, passed: Passed) -> Result<Settings, Failure> {
-    let mut listeners: Vec<ListenerSpec> = options.listen.into_iter().flat_map(|specs| specs.0).collect();
+    let mut listeners: Vec<ListenerSpec> = options.listen.iter().flat_map(|specs| specs.0.clone()).collect();
     if listeners.is_empty() {
         listeners = passed.activated().into_iter().map(ListenerSpec::from).collect();
     }
@@ -41,14 +42,9 @@ pub(super) fn resolve(options: RunOptions, passed: Passed) -> Result<Settings, F
             format!("--chdir {}: there is no such directory; give one that is there", directory.display()),
         ));
     }
-    let (program, arguments) = match options.command.split_first() {
-        Some((program, arguments)) => (program.clone(), arguments.to_vec()),
-        None => (invocation().program.into(), vec!["demo".into()]),
-    };
+    let command = command(&options);
+    dialect::check(&options, &listeners, &command)?;
     let format = options.log_format.unwrap_or(LogFormat::Text);
-    let variables = options.env.into_iter().map(|it| (it.name.into(), it.value.into())).collect();
-    let mut command = Command { program, arguments, variables, directory: options.chdir, dialect: DialectKind::Native };
-    command.dialect = dialect::resolve(options.dialect, &command);
     let default = Settings::of(command);
     let plan = Plan {
         worker_count: worker_count(options.workers)?.unwrap_or(default.plan.worker_count),
@@ -110,6 +106,19 @@ pub(super) fn resolve(options: RunOptions, passed: Passed) -> Result<Settings, F
         stderr: destination(options.stderr, format),
         plan,
     })
+}
+
+/// What a worker executes, and how it is spoken to.
+fn command(options: &RunOptions) -> Command {
+    let (program, arguments) = match options.command.split_first() {
+        Some((program, arguments)) => (program.clone(), arguments.to_vec()),
+        None => (invocation().program.into(), vec!["demo".into()]),
+    };
+    let variables = options.env.iter().map(|it| (it.name.clone().into(), it.value.clone().into())).collect();
+    let command =
+        Command { program, arguments, variables, directory: options.chdir.clone(), dialect: DialectKind::Native };
+    let dialect = dialect::resolve(options.dialect, &command);
+    command.dialect(dialect)
 }
 
 /// Whose workers are to be. A capability to change ids is not enough: only the step down from root takes every

@@ -2,9 +2,12 @@
 
 mod env;
 mod node_program;
+mod refusals;
 
-use super::arguments::DialectChoice;
+use super::arguments::{DialectChoice, RunOptions};
 use super::program::Place;
+use super::{Exit, Failure};
+use crate::primary::listener_spec::ListenerSpec;
 use crate::primary::settings::{Command, DialectKind};
 
 /// The dialect of this command. Files are read, but only if nobody has said it.
@@ -19,5 +22,16 @@ pub(super) fn resolve(choice: Option<DialectChoice>, command: &Command) -> Diale
                 false => DialectKind::Native,
             }
         }
+    }
+}
+
+/// Whether workers of this command can be what these options ask for.
+///
+/// # Errors
+/// [`Exit::Usage`], with the option.
+pub(super) fn check(options: &RunOptions, listeners: &[ListenerSpec], command: &Command) -> Result<(), Failure> {
+    match refusals::refused(options, listeners, command) {
+        None => Ok(()),
+        Some(line) => Err(Failure::new(Exit::Usage, line)),
     }
 }

@@ -1,0 +1,59 @@
+//! What cannot be asked for together with the dialect of workers. Pure: one line for the first such option.
+
+use crate::cli::arguments::RunOptions;
+use crate::primary::listener_spec::{ListenerSpec, ProxyProtocol};
+use crate::primary::policy::PolicyKind;
+use crate::primary::settings::{Command, DialectKind};
+
+const PROXY_HEADERS: &str = "Node workers cannot read PROXY headers";
+const OPEN_CONNECTIONS: &str = "nobody is told how many connections Node workers have open";
+
+/// What is wrong with these options for workers of this command: it begins with the flag and ends with the remedy.
+pub(super) fn refused(options: &RunOptions, listeners: &[ListenerSpec], command: &Command) -> Option<String> {
+    match command.dialect {
+        DialectKind::Native => refused_to_native(options, command),
+        DialectKind::Node => refused_to_node(options).or_else(|| listeners.iter().find_map(refused_listener)),
+    }
+}
+
+fn refused_to_native(options: &RunOptions, command: &Command) -> Option<String> {
+    let asked = [
+        ("node-depth", options.node_depth.is_some()),
+        ("wait-ready", options.wait_ready),
+        ("shutdown-message", options.shutdown_message),
+    ];
+    let (option, _) = asked.into_iter().find(|(_, is_asked)| *is_asked)?;
+    let command = command.display();
+    Some(format!("--{option}: only Node has this, and `{command}` is not Node; leave it out, or write --dialect node"))
+}
+
+fn refused_to_node(options: &RunOptions) -> Option<String> {
+    if options.proxy_protocol.is_some() {
+        return Some(format!("--proxy-protocol: {PROXY_HEADERS}; leave it out, have the proxy send X-Forwarded-For"));
+    }
+    if options.policy.as_ref().is_some_and(goes_by_open_connections) {
+        return Some(format!("--policy least-connections: {OPEN_CONNECTIONS}; choose another policy"));
+    }
+    if options.idle_timeout.is_some() {
+        let why = "Node programs end idle connections themselves";
+        return Some(format!("--idle-timeout: {why}; leave it out, set server.keepAliveTimeout in the program"));
+    }
+    options.connections_max?;
+    Some(format!("--connections-max: {OPEN_CONNECTIONS}; leave it out, set server.maxConnections in the program"))
+}
+
+fn refused_listener(spec: &ListenerSpec) -> Option<String> {
+    if let Some(ProxyProtocol::Of(_)) = spec.proxy_protocol {
+        let remedy = "leave proxy-protocol out, have the proxy send X-Forwarded-For";
+        return Some(format!("--listen {spec}: {PROXY_HEADERS}; {remedy}"));
+    }
+    let is_refused = spec.policy.as_ref().is_some_and(goes_by_open_connections);
+    is_refused.then(|| format!("--listen {spec}: {OPEN_CONNECTIONS}; choose another policy"))
+}
+
+fn goes_by_open_connections(policy: &PolicyKind) -> bool {
+    match policy {
+        PolicyKind::LeastConnections => true,
+        PolicyKind::RoundRobin | PolicyKind::SourceHash | PolicyKind::Shared | PolicyKind::Custom(_) => false,
+    }
+}
