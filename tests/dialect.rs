@@ -146,3 +146,25 @@ fn the_file_is_named_if_the_option_is_from_there() {
     check.args(["check", "--config", &file]);
     Outcome::of(check).assert_failed(2, "croupier.toml:2: wait-ready: only Node has this, and `cat` is not Node");
 }
+
+#[test]
+fn a_wrapper_is_warned_of_with_what_to_write_instead() {
+    let directory = Directory::new();
+    let folder = directory.path().to_str().unwrap();
+    let options = ["--chdir", folder, "--dialect", "node"];
+    let warning = |command: &[&str]| Outcome::of(check(&options, command)).assert_ok().stderr.clone();
+    let what = "becomes the worker itself, and what it starts would listen beside croupier; write";
+    assert_eq!(
+        warning(&["npm", "start"]),
+        format!("croupier: `npm start` {what} what it runs, like -- node server.js\n")
+    );
+    fs::write(directory.file("package.json"), r#"{"scripts": {"start": "node 'my server.js'"}}"#).unwrap();
+    assert_eq!(warning(&["npm", "start"]), format!("croupier: `npm start` {what} -- node 'my server.js'\n"));
+    assert_eq!(
+        warning(&["npx", "tsx", "a.ts"]),
+        format!("croupier: `npx tsx a.ts` {what} -- node --import tsx a.ts\n")
+    );
+    assert_eq!(warning(&["node", "app.js"]), "");
+    fs::write(directory.file("package.json"), "no JSON").unwrap();
+    assert!(warning(&["npm", "start"]).contains("like -- node server.js"));
+}

@@ -303,6 +303,9 @@ fn http_stays_out_of_the_event_loop(source: &Source) -> Vec<Finding> {
 }
 
 const PURE_FILES: &[&str] = &[
+    "src/cli/dialect/env.rs",
+    "src/cli/dialect/refusals.rs",
+    "src/cli/dialect/wrapper.rs",
     "src/cli/client/rates.rs",
     "src/primary/admin/ring.rs",
     "src/primary/events/json.rs",

@@ -11,7 +11,7 @@ use super::doors::DoorOptions;
 use super::program::Place;
 use super::run::APPEND_REMEDY;
 use super::sources::Given;
-use super::{Exit, Failure, inherited, settings};
+use super::{Exit, Failure, dialect, inherited, log_writer, settings};
 use crate::primary::output::{Destination, Stream};
 use crate::primary::recycle::Recycle;
 use crate::primary::settings::{DialectKind, NodeOptions, Settings};
@@ -25,6 +25,9 @@ pub(super) fn check(options: RunOptions, given: &Given) -> Result<(), Failure> {
         Ok(settings)
     });
     let settings = settings.map_err(|failure| given.blame(failure))?;
+    if let Some(warning) = dialect::warning(&settings.command) {
+        log_writer::say(&warning);
+    }
     // Nobody reads: nothing to do about it.
     let _ = std::io::stdout().write_all(effective(&settings, &doors, given).as_bytes());
     Ok(())

@@ -66,7 +66,8 @@ pub(super) fn read(path: &Path, run: &clap::Command) -> Result<Vec<Entry>, Strin
     parse(text_in(&bytes).map_err(at_line)?, run).map_err(at_line)
 }
 
-fn read_bytes(path: &Path) -> Result<Vec<u8>, String> {
+/// The whole of a plain file of at most [`FILE_MAX_BYTES`]. Never waits.
+pub(super) fn read_bytes(path: &Path) -> Result<Vec<u8>, String> {
     let remedy = "; give --config a file that croupier may read";
     let failed = |error: std::io::Error| format!("{error}{remedy}");
     // Without O_NONBLOCK the open of a FIFO would wait for a writer. Source: fifo(7).

@@ -4,7 +4,7 @@
 use super::arguments::Command;
 use super::inherited::Passed;
 use super::sources::{self, Asked, Given, NotAsked};
-use super::{Failure, check, settings};
+use super::{Failure, check, dialect, settings};
 use crate::primary::settings::{Configuration, Settings};
 
 /// What a reload puts in force: the plan at once, the rest for the workers that it starts. [`Settings::adopt`] does it.
@@ -61,6 +61,9 @@ pub(super) fn configuration(at_start: Given, passed: Passed) -> Configuration {
 
 fn checked(settings: Settings) -> Result<Settings, Failure> {
     check::find_program(&settings)?;
+    if let Some(warning) = dialect::warning(&settings.command) {
+        log::warn!("{warning}");
+    }
     Ok(settings)
 }
 

@@ -8,7 +8,7 @@ use super::event_log::EventLog;
 use super::notify::ServiceManager;
 use super::pid_files::PidFiles;
 use super::sources::Given;
-use super::{Exit, Failure, inherited, log_writer, rereading, settings};
+use super::{Exit, Failure, dialect, inherited, log_writer, rereading, settings};
 use crate::primary::address::Address;
 use crate::primary::admin::Admin;
 use crate::primary::output::OpenError;
@@ -92,6 +92,9 @@ fn run_primary(options: RunOptions, given: &Given) -> Result<(), Failure> {
     let pid_files = going_on_without("pid files", is_new, pid_files)?.flatten();
     if let Some(file) = given.file() {
         log::info!("config={}", file.display());
+    }
+    if let Some(warning) = dialect::warning(&settings.command) {
+        log::warn!("{warning}");
     }
     if is_new {
         announce(&settings, &primary, admin.as_ref(), is_demo);

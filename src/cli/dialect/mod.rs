@@ -1,14 +1,26 @@
-//! How workers are to be spoken to: as `--dialect` says, or as their program needs it.
+//! How workers are to be spoken to: as `--dialect` says, or as their program needs it; and what does not go together
+//! with that.
 
 mod env;
 mod node_program;
 mod refusals;
+mod wrapper;
+
+use serde::Deserialize;
 
 use super::arguments::{DialectChoice, RunOptions};
 use super::program::Place;
-use super::{Exit, Failure};
+use super::{Exit, Failure, config_file};
 use crate::primary::listener_spec::ListenerSpec;
 use crate::primary::settings::{Command, DialectKind};
+use wrapper::Scripts;
+
+/// What of a `package.json` matters here.
+#[derive(Deserialize)]
+struct Package {
+    #[serde(default)]
+    scripts: Scripts,
+}
 
 /// The dialect of this command. Files are read, but only if nobody has said it.
 pub(super) fn resolve(choice: Option<DialectChoice>, command: &Command) -> DialectKind {
@@ -34,4 +46,27 @@ pub(super) fn check(options: &RunOptions, listeners: &[ListenerSpec], command: &
         None => Ok(()),
         Some(line) => Err(Failure::new(Exit::Usage, line)),
     }
+}
+
+/// What will not be as expected with this command: what happens, and what to write instead.
+pub(super) fn warning(command: &Command) -> Option<String> {
+    if command.dialect != DialectKind::Node {
+        return None;
+    }
+    let words: Vec<String> =
+        std::iter::once(&command.program).chain(&command.arguments).map(|it| it.to_string_lossy().into()).collect();
+    let instead = wrapper::instead_of(&words, &scripts(command))?;
+    let remedy = match instead.0.and_then(|words| shlex::try_join(words.iter().map(String::as_str)).ok()) {
+        Some(better) => format!("write -- {better}"),
+        None => "write what it runs, like -- node server.js".to_owned(),
+    };
+    let what = command.display();
+    Some(format!("`{what}` becomes the worker itself, and what it starts would listen beside croupier; {remedy}"))
+}
+
+/// Those of the package that workers run in; none if there is no such file, or it makes no sense.
+fn scripts(command: &Command) -> Scripts {
+    let file = command.directory.clone().unwrap_or_default().join("package.json");
+    let bytes = config_file::read_bytes(&file).unwrap_or_default();
+    serde_json::from_slice(&bytes).map(|package: Package| package.scripts).unwrap_or_default()
 }
