@@ -2,7 +2,6 @@
 //! runs per connection.
 
 use std::io;
-use std::os::fd::AsFd;
 use std::time::Duration;
 
 use nix::errno::Errno;
@@ -12,7 +11,7 @@ use super::listeners::{Listener, Next};
 use super::policy::Choice;
 use super::returned::Candidate;
 use super::room::Impossible;
-use super::workers::Register;
+use super::workers::{Register, Worker};
 use crate::protocol::ids::{LaneId, Slot, WorkerId};
 use crate::protocol::time::Monotonic;
 
@@ -49,12 +48,12 @@ pub fn deal(listener: &mut Listener, workers: &mut Register, sequence: &mut u64,
             Ok(None) => continue,
             Err(stopped) => return stopped,
         };
-        let Some(lane) = workers.lane_mut(worker, lane) else {
+        let Some(whose) = workers.get_mut(worker) else {
             listener.put_back(candidate, worker, now);
             listener.unseat(slot, worker, lane);
             continue;
         };
-        match deal_one(listener, lane, slot, worker, candidate, now) {
+        match deal_one(listener, whose, lane, slot, candidate, now) {
             Ok(true) => {}
             Ok(false) => listener.rotation.set_room(slot, false),
             Err(stopped) => return stopped,
@@ -154,26 +153,35 @@ fn seat(listener: &mut Listener, slot: usize) -> Option<(WorkerId, LaneId)> {
 /// Sends one connection to one worker. True if there is room for another one.
 fn deal_one(
     listener: &mut Listener,
-    lane: &mut Lane,
+    worker: &mut Worker,
+    lane_id: LaneId,
     slot: usize,
-    worker: WorkerId,
     candidate: Candidate,
     now: Monotonic,
 ) -> Result<bool, Stopped> {
-    let bad_account = |impossible| Stopped::BadAccount(worker, impossible);
-    let Err(error) = lane.deal(&candidate.record, candidate.connection.as_fd(), now) else {
+    let id = worker.id;
+    let bad_account = |impossible| Stopped::BadAccount(id, impossible);
+    let Candidate { record, connection, came_back } = candidate;
+    let Err((connection, error)) = worker.deal(lane_id, &record, connection, now) else {
         listener.rotation.advance(slot);
         listener.counters.dealt += 1;
-        if let Some(came_back) = candidate.came_back {
+        if let Some(came_back) = came_back {
             listener.counters.redealt[came_back.reason as usize] += 1;
         }
-        return lane.has_room_left(now).map_err(bad_account);
+        return worker.lane_mut(lane_id).map_or(Ok(false), |lane| lane.has_room_left(now)).map_err(bad_account);
     };
-    listener.put_back(candidate, worker, now);
+    listener.put_back(Candidate { record, connection, came_back }, id, now);
     match error.raw_os_error().map(Errno::from_raw) {
-        Some(Errno::EAGAIN) => lane.ask_for_kick_at_next_take(now).map_err(bad_account),
+        _ if error.kind() == io::ErrorKind::NotFound => {
+            listener.unseat(slot, id, lane_id);
+            Ok(false)
+        }
         // Its exit, or its end, takes it out of the rotation.
-        Some(Errno::EPIPE | Errno::ECONNRESET) => Err(Stopped::BadChannel(worker, error)),
+        Some(Errno::EPIPE | Errno::ECONNRESET) => Err(Stopped::BadChannel(id, error)),
+        _ if error.kind() == io::ErrorKind::WouldBlock => {
+            let asked = worker.lane_mut(lane_id).map_or(Ok(false), |lane| lane.ask_for_kick_at_next_take(now));
+            asked.map_err(bad_account)
+        }
         // ETOOMANYREFS is per user, ENOBUFS and ENOMEM are the machine's: no other worker would do better.
         _ => {
             listener.rest("cannot deal", &error, now + DEAL_PAUSE);

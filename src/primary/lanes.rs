@@ -1,9 +1,13 @@
-//! One lane as the primary has it: its channel, its account, and where it stands.
+//! One lane as the primary has it: what is in flight there, its account, and where it stands.
+//!
+//! Where nobody but the primary counts, because the worker does not know of a scoreboard, the primary writes what the
+//! worker says onto it, so that accounts, room and metrics are the same in every dialect.
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd, RawFd};
 use std::time::Duration;
 
+use super::kept::{self, Kept, Remains};
 use super::ledger::Counted;
 use super::reexec::baggage::{self, Baggage};
 use super::room::{Account, Bounds, Impossible};
@@ -22,12 +26,9 @@ use serde::{Deserialize, Serialize};
 pub struct Lane {
     /// The listener's index.
     pub listener: usize,
-    /// Dealing, kicks and give-backs.
-    pub primary_end: PrimaryEnd,
     /// Whether its worker takes.
     pub stall: Stall,
-    /// The duplicate of the worker's end, until the listener inherits it.
-    retained: Option<WorkerEnd>,
+    in_flight: InFlight,
     account: Account,
     board: LaneBoard,
     /// What it has been found to have counted.
@@ -35,6 +36,20 @@ pub struct Lane {
     phase: Phase,
     /// The worker has the listener's own socket: nothing is dealt, and what the worker counts is not checked.
     is_shared: bool,
+}
+
+/// Where connections are that were dealt and not taken.
+#[derive(Debug)]
+pub enum InFlight {
+    /// In the kernel's queue of a deal channel, which both sides read.
+    Queued {
+        /// Dealing, kicks and give-backs.
+        primary_end: PrimaryEnd,
+        /// The duplicate of the worker's end, until the listener inherits it.
+        retained: Option<WorkerEnd>,
+    },
+    /// With the worker, which has not acknowledged them.
+    Kept(Kept),
 }
 
 /// Where a lane stands.
@@ -67,8 +82,11 @@ pub struct Figures {
 #[derive(Debug, Serialize, Deserialize)]
 pub struct Saved {
     listener: usize,
-    primary_end: RawFd,
+    /// `None`: connections are kept.
+    primary_end: Option<RawFd>,
     retained: Option<RawFd>,
+    #[serde(default)]
+    kept: kept::Saved,
     stall: Stall,
     account: Account,
     #[serde(default)]
@@ -82,14 +100,12 @@ pub type Room = Result<bool, Impossible>;
 
 impl Lane {
     /// A lane on a fresh part of a scoreboard.
-    pub fn new(listener: usize, ends: (PrimaryEnd, WorkerEnd), bounds: Bounds, board: LaneBoard) -> Self {
+    pub fn new(listener: usize, in_flight: InFlight, bounds: Bounds, board: LaneBoard) -> Self {
         board.reset();
-        let (primary_end, retained) = ends;
         Self {
             listener,
-            primary_end,
             stall: Stall::default(),
-            retained: Some(retained),
+            in_flight,
             account: Account::new(bounds),
             board,
             counted: Counted::default(),
@@ -102,8 +118,9 @@ impl Lane {
     pub fn save(&self, baggage: &mut Baggage) -> Saved {
         Saved {
             listener: self.listener,
-            primary_end: baggage.pack(self.primary_end.as_fd()),
-            retained: self.retained.as_ref().map(|retained| baggage.pack(retained.as_fd())),
+            primary_end: self.primary_end().map(|end| baggage.pack(end.as_fd())),
+            retained: self.retained().map(|retained| baggage.pack(retained.as_fd())),
+            kept: self.kept().map(|kept| kept.save(baggage)).unwrap_or_default(),
             stall: self.stall,
             account: self.account,
             counted: self.counted,
@@ -117,11 +134,17 @@ impl Lane {
     /// # Errors
     /// As [`baggage::unpack`].
     pub fn restore(saved: Saved, board: LaneBoard) -> io::Result<Self> {
+        let in_flight = match saved.primary_end {
+            Some(primary_end) => InFlight::Queued {
+                primary_end: PrimaryEnd::from_fd(baggage::unpack(primary_end)?),
+                retained: saved.retained.map(baggage::unpack).transpose()?.map(WorkerEnd::from_fd),
+            },
+            None => InFlight::Kept(Kept::restore(saved.kept)?),
+        };
         Ok(Self {
             listener: saved.listener,
-            primary_end: PrimaryEnd::from_fd(baggage::unpack(saved.primary_end)?),
             stall: saved.stall,
-            retained: saved.retained.map(baggage::unpack).transpose()?.map(WorkerEnd::from_fd),
+            in_flight,
             account: saved.account,
             board,
             counted: saved.counted,
@@ -130,13 +153,40 @@ impl Lane {
         })
     }
 
-    /// Lets the worker have the listener's own socket.
+    /// The primary's end of its deal channel, if it has one.
+    pub fn primary_end(&self) -> Option<&PrimaryEnd> {
+        match &self.in_flight {
+            InFlight::Queued { primary_end, .. } => Some(primary_end),
+            InFlight::Kept(_) => None,
+        }
+    }
+
+    fn retained(&self) -> Option<&WorkerEnd> {
+        match &self.in_flight {
+            InFlight::Queued { retained, .. } => retained.as_ref(),
+            InFlight::Kept(_) => None,
+        }
+    }
+
+    fn kept(&self) -> Option<&Kept> {
+        match &self.in_flight {
+            InFlight::Queued { .. } => None,
+            InFlight::Kept(kept) => Some(kept),
+        }
+    }
+
+    /// Whether the primary keeps copies of what is in flight: nothing can be taken back while the worker lives.
+    pub fn keeps_copies(&self) -> bool {
+        self.kept().is_some()
+    }
+
+    /// Lets the worker have the listener's own socket, unless it has got it with the lane.
     ///
     /// # Errors
     /// Those of [`PrimaryEnd::deal`].
     pub fn share(&mut self, socket: BorrowedFd<'_>) -> io::Result<()> {
         self.is_shared = true;
-        self.primary_end.deal(&Record::socket(), socket)
+        self.primary_end().map_or(Ok(()), |end| end.deal(&Record::socket(), socket))
     }
 
     /// Whether connections are dealt through it.
@@ -161,32 +211,74 @@ impl Lane {
     /// Ends it in band: the worker sees the end after what is queued.
     pub fn end(&mut self) {
         self.phase = Phase::Ended;
-        self.primary_end.end();
+        if let Some(end) = self.primary_end() {
+            end.end();
+        }
     }
 
     /// Hands over the retained end, once. In a shared lane there is nothing to receive back.
     pub fn take_retained(&mut self) -> Option<WorkerEnd> {
-        self.retained.take().filter(|_| !self.is_shared)
+        match &mut self.in_flight {
+            InFlight::Queued { retained, .. } => retained.take().filter(|_| !self.is_shared),
+            InFlight::Kept(_) => None,
+        }
     }
 
-    /// Both ends, when the worker is dead.
-    pub fn into_ends(self) -> (PrimaryEnd, Option<WorkerEnd>) {
-        (self.primary_end, self.retained)
+    /// What is in flight, when the worker is dead.
+    pub fn into_in_flight(self) -> InFlight {
+        self.in_flight
     }
 
-    /// Deals one connection. `connection` is borrowed.
-    ///
-    /// # Errors
-    /// Those of [`PrimaryEnd::deal`]; nothing is counted then.
-    pub fn deal(&mut self, record: &Record, connection: BorrowedFd<'_>, now: Monotonic) -> io::Result<()> {
-        self.primary_end.deal(record, connection)?;
+    /// Counts a connection that was sent, and keeps or closes the primary's copy of it.
+    pub fn sent(&mut self, record: &Record, connection: OwnedFd, now: Monotonic) {
         self.account.count_dealt(now);
-        Ok(())
+        if let InFlight::Kept(kept) = &mut self.in_flight {
+            kept.keep(*record, connection);
+        }
+    }
+
+    /// The worker has said that a connection of which a copy is kept is its own: the copy is closed, for while it is
+    /// open the client would not see the worker close. `None`: it was never dealt that. True: there is room worth
+    /// waking up for.
+    pub fn acknowledged(&mut self, sequence: u64, now: Monotonic) -> Option<bool> {
+        let (record, _connection) = self.take_kept(sequence)?;
+        // Whoever takes does not refuse.
+        let was_paused = self.board.change_pause(Pause::NoDescriptors, Pause::None);
+        let is_kick = self.board.count_taken(Some(now.since(record.accepted)));
+        // What becomes of it nobody will tell.
+        Some(self.board.count_closed() || is_kick || was_paused)
+    }
+
+    /// The worker has said that it does not take a connection of which a copy is kept. It has no room until somebody
+    /// tries again. `None`: it was never dealt that.
+    pub fn refused(&mut self, sequence: u64) -> Option<(Record, OwnedFd)> {
+        let refused = self.take_kept(sequence)?;
+        self.account.count_reclaimed();
+        self.board.set_pause(Pause::NoDescriptors);
+        Some(refused)
+    }
+
+    fn take_kept(&mut self, sequence: u64) -> Option<(Record, OwnedFd)> {
+        match &mut self.in_flight {
+            InFlight::Queued { .. } => None,
+            InFlight::Kept(kept) => kept.take(sequence),
+        }
+    }
+
+    /// The worker is dead, or has closed its channel: what it had not acknowledged.
+    pub fn take_remains(&mut self) -> Remains {
+        let InFlight::Kept(kept) = &mut self.in_flight else { return Remains::default() };
+        let remains = kept.take_remains();
+        remains.untouched.iter().for_each(|_| self.account.count_reclaimed());
+        for _ in &remains.begun {
+            let _ = (self.board.count_taken(None), self.board.count_closed());
+        }
+        remains
     }
 
     /// Receives back one connection that the worker has not taken, while a descriptor is to spare.
     pub fn reclaim_one(&mut self) -> Option<(Record, OwnedFd)> {
-        let retained = self.retained.as_ref()?;
+        let InFlight::Queued { retained: Some(retained), .. } = &self.in_flight else { return None };
         while fd_passing::has_spare_fd(retained.as_fd()) {
             match retained.take(Wait::Never) {
                 Ok(Took::Connection(record, connection)) => {
@@ -209,6 +301,10 @@ impl Lane {
     /// # Errors
     /// As [`look_or_ask_for_kick`](Self::look_or_ask_for_kick).
     pub fn has_room_left(&mut self, now: Monotonic) -> Room {
+        // One that refuses is tried with one.
+        if self.keeps_copies() && self.board.pause() != Pause::None {
+            return Ok(false);
+        }
         if self.account.has_room_without_a_look() { Ok(true) } else { self.look_or_ask_for_kick(now) }
     }
 
@@ -273,7 +369,7 @@ impl Lane {
     /// A probe was left, and the worker has received everything that was left to it, the probe last of all. Also when
     /// its answer, or the probe itself, found no place in the channel.
     pub fn has_answered(&self) -> bool {
-        self.stall.is_probed() && self.retained.as_ref().is_none_or(|retained| retained.untaken() == 0)
+        self.stall.is_probed() && self.retained().is_none_or(|retained| retained.untaken() == 0)
     }
 
     /// Whether there is room by what was last seen, paused or not.
@@ -312,7 +408,10 @@ impl Lane {
 
     /// Connections that wait in its queue.
     pub fn untaken(&self) -> u64 {
-        let queued = self.retained.as_ref().filter(|_| !self.is_shared).map_or(0, WorkerEnd::untaken);
+        if let InFlight::Kept(kept) = &self.in_flight {
+            return kept.len() as u64;
+        }
+        let queued = self.retained().filter(|_| !self.is_shared).map_or(0, WorkerEnd::untaken);
         // The last message in the queue is the probe, and no connection.
         let untaken = if self.stall.is_probed() { queued.saturating_sub(1) } else { queued };
         untaken as u64
@@ -322,7 +421,8 @@ impl Lane {
     /// counts as closed before it is heard.
     pub fn is_deserted(&mut self) -> bool {
         let counts = self.board.counts();
-        if self.phase != Phase::Ended || self.primary_end.unheard_bytes() >= RECORD_BYTES {
+        let unheard_bytes = self.primary_end().map_or(0, PrimaryEnd::unheard_bytes);
+        if self.phase != Phase::Ended || unheard_bytes >= RECORD_BYTES {
             return false;
         }
         if self.is_shared {
@@ -363,10 +463,12 @@ mod tests {
         let (primary_end, retained) = deal_channel::pair().unwrap();
         let worker_end = WorkerEnd::from_fd(retained.as_fd().try_clone_to_owned().unwrap());
         let bounds = Bounds { queue_max: 1, connections_max: 1 };
-        let mut lane = Lane::new(0, (primary_end, retained), bounds, board.lane(LaneId(0)));
+        let in_flight = InFlight::Queued { primary_end, retained: Some(retained) };
+        let mut lane = Lane::new(0, in_flight, bounds, board.lane(LaneId(0)));
         let (connection, _client) = std::os::unix::net::UnixStream::pair().unwrap();
         let record = Record { kind: Kind::Connection, sequence: 1, ..Record::probe() };
-        lane.deal(&record, connection.as_fd(), Monotonic::now()).unwrap();
+        lane.primary_end().unwrap().deal(&record, connection.as_fd()).unwrap();
+        lane.sent(&record, connection.try_clone().unwrap().into(), Monotonic::now());
         lane.end();
         assert!(!lane.is_deserted(), "it waits untaken");
         let theirs = board.lane(LaneId(0));
@@ -376,7 +478,7 @@ mod tests {
         let _ = theirs.count_closed();
         worker_end.kick();
         assert!(!lane.is_deserted(), "it waits to be heard");
-        assert!(matches!(lane.primary_end.hear(), Some(FromBelow::GivenBack(..))));
+        assert!(matches!(lane.primary_end().unwrap().hear(), Some(FromBelow::GivenBack(..))));
         assert!(lane.is_deserted(), "whatever kicks are left");
     }
 }

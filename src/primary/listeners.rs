@@ -17,6 +17,7 @@ use super::returned::{self, CameBack, Candidate, Found, Reason, Returned};
 use super::scheduler::Rotation;
 use super::socket::{BindOptions, BoundBy, Socket, TcpOptions, concerns_the_client};
 use crate::protocol::allow_list::AllowList;
+use crate::protocol::body::Body;
 use crate::protocol::control::ListenWish;
 use crate::protocol::ids::{LaneId, WorkerId};
 use crate::protocol::record::{Kind, Record};
@@ -43,6 +44,8 @@ pub struct Listener {
     pub rotation: Rotation,
     /// Its connections begin with a PROXY header of one of these, which workers take off.
     proxy_protocol: Option<AllowList>,
+    /// What the first worker here had for the others: keys of TLS session tickets. Nobody looks into it.
+    data: Option<Body>,
     /// Who chooses among those with room.
     pub chooser: Chooser,
     /// The lane that sits at each slot.
@@ -92,6 +95,8 @@ pub struct Saved {
     policy: String,
     #[serde(default)]
     proxy_protocol: Option<AllowList>,
+    #[serde(default)]
+    data: Option<Body>,
     seats: Vec<Option<(WorkerId, LaneId)>>,
     returned: returned::Saved,
     counters: Counters,
@@ -185,6 +190,7 @@ impl Listener {
             deserted_since: None,
             chooser: Chooser::new(if socket.takes_datagrams() { &PolicyKind::Shared } else { &PolicyKind::RoundRobin }),
             proxy_protocol: None,
+            data: None,
             socket: Some(socket),
             rotation: Rotation::new(),
             seats: Vec::new(),
@@ -271,6 +277,7 @@ impl Listener {
             next_slot: self.rotation.position(),
             policy: self.chooser.name().to_owned(),
             proxy_protocol: self.proxy_protocol.clone(),
+            data: self.data.clone(),
             seats: self.seats.clone(),
             returned: self.returned.save(baggage),
             counters: self.counters,
@@ -301,6 +308,7 @@ impl Listener {
             rotation: Rotation::starting_at(saved.next_slot),
             chooser: Chooser::new(&policy),
             proxy_protocol: saved.proxy_protocol,
+            data: saved.data,
             seats: saved.seats,
             readable: true,
             rest: None,
@@ -347,6 +355,24 @@ impl Listener {
         self.wanted.is_same_place(wanted)
             || self.address.is_same_place(wanted)
             || was_of_any_port && self.address.socket_addr().is_some_and(of_any_port)
+    }
+
+    /// Whether a worker that asks for every address of a port gets this one of them, because it was declared.
+    pub fn is_part_of(&self, wanted: &Address, wish: &ListenWish) -> bool {
+        let is_of_kind = self.is_declared && !self.is_closed() && self.takes_datagrams() == wish.datagrams;
+        let (ours, theirs) = (self.address.socket_addr(), wanted.socket_addr());
+        let is_part = |ours: SocketAddr, theirs: SocketAddr| {
+            theirs.port() != 0 && ours.port() == theirs.port() && theirs.ip().is_unspecified()
+        };
+        is_of_kind && ours.zip(theirs).is_some_and(|(ours, theirs)| is_part(ours, theirs))
+    }
+
+    /// What the first worker here had for the others, which may be this one.
+    pub fn share_data(&mut self, own: Option<&Body>) -> Option<&Body> {
+        if self.data.is_none() {
+            self.data = own.cloned();
+        }
+        self.data.as_ref()
     }
 
     /// Registers the socket.

@@ -117,6 +117,7 @@ mod dialect;
 mod event_loop;
 pub mod events;
 mod hearing;
+mod kept;
 mod lanes;
 pub mod ledger;
 mod lifecycle;

@@ -8,6 +8,8 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
+
 use super::address::Address;
 pub use super::dialect::DialectKind;
 use super::listener_spec::ListenerSpec;
@@ -106,7 +108,7 @@ pub type Variable = (OsString, OsString);
 pub struct Configuration(Arc<dyn Fn() -> Result<Settings, String> + Send + Sync>);
 
 /// How workers that are Node programs are treated: those whose [`Command::dialect`] is [`DialectKind::Node`].
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct NodeOptions {
     /// The most connections per lane that such a worker has not acknowledged, 1 to [`NODE_DEPTH_LIMIT`]. As long as it
     /// lives they cannot be moved: so many wait with one that is stuck.

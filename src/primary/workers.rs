@@ -2,13 +2,13 @@
 
 use std::collections::BTreeMap;
 use std::io;
-use std::os::fd::{AsFd, RawFd};
+use std::os::fd::{AsFd, OwnedFd, RawFd};
 use std::sync::Arc;
 
-use super::dialect::native::{self, Native};
+use super::dialect::{Dialect, native, node};
 use super::events::Who;
 use super::hearing::Hearing;
-use super::lanes::{self, Figures, Lane, Phase};
+use super::lanes::{self, Figures, InFlight, Lane, Phase};
 use super::lifecycle::{Event, OutOfTurn, State};
 use super::recycle::Limits;
 use super::reexec::baggage::{self, Baggage};
@@ -16,8 +16,8 @@ use super::returned::CameBack;
 use super::room::Bounds;
 use serde::{Deserialize, Serialize};
 
-use crate::protocol::deal_channel::{PrimaryEnd, WorkerEnd};
 use crate::protocol::ids::{LaneId, Slot, WorkerId};
+use crate::protocol::record::Record;
 use crate::protocol::scoreboard::{LANES_MAX, Scoreboard};
 use crate::protocol::time::Monotonic;
 use crate::sys::process::Process;
@@ -44,7 +44,7 @@ pub struct Worker {
     /// Its process.
     pub process: Process,
     /// How it is spoken to.
-    pub dialect: Native,
+    pub dialect: Dialect,
     /// How much of the primary's time it has taken by talking.
     pub hearing: Hearing,
     /// Its scoreboard.
@@ -79,7 +79,9 @@ pub struct Saved {
     generation: u32,
     pid: i32,
     pidfd: RawFd,
-    dialect: native::Saved,
+    dialect: Option<native::Saved>,
+    #[serde(default)]
+    node: Option<node::Saved>,
     is_voluntary: bool,
     board: RawFd,
     limits: Limits,
@@ -193,7 +195,7 @@ impl Worker {
         slot: Slot,
         generation: u32,
         process: Process,
-        dialect: Native,
+        dialect: Dialect,
         board: Arc<Scoreboard>,
         limits: Limits,
     ) -> Self {
@@ -220,13 +222,15 @@ impl Worker {
     }
 
     fn save(&self, baggage: &mut Baggage) -> Saved {
+        let (dialect, node) = self.dialect.save(baggage);
         Saved {
             id: self.id,
             slot: self.slot,
             generation: self.generation,
             pid: self.process.pid(),
             pidfd: baggage.pack(self.process.as_fd()),
-            dialect: self.dialect.save(baggage),
+            dialect,
+            node,
             is_voluntary: self.is_voluntary,
             board: baggage.pack(self.board.as_fd()),
             limits: self.limits,
@@ -250,7 +254,7 @@ impl Worker {
             slot: saved.slot,
             generation: saved.generation,
             process: Process::inherited(saved.pid, baggage::unpack(saved.pidfd)?),
-            dialect: Native::restore(saved.dialect)?,
+            dialect: Dialect::restore((saved.dialect, saved.node))?,
             hearing: Hearing::default(),
             limits: saved.limits,
             due_since: saved.due_since,
@@ -310,6 +314,33 @@ impl Worker {
         self.lanes.get_mut(usize::from(lane.0))?.as_mut()
     }
 
+    /// Deals one connection. If it cannot be sent it comes back to the caller, with why: `NotFound` if there is no such
+    /// lane, else those of [`PrimaryEnd::deal`](crate::protocol::deal_channel::PrimaryEnd::deal).
+    pub fn deal(
+        &mut self,
+        lane_id: LaneId,
+        record: &Record,
+        connection: OwnedFd,
+        now: Monotonic,
+    ) -> Result<(), (OwnedFd, io::Error)> {
+        let Some(lane) = self.lanes.get_mut(usize::from(lane_id.0)).and_then(Option::as_mut) else {
+            return Err((connection, io::ErrorKind::NotFound.into()));
+        };
+        let fd = connection.as_fd();
+        let sent = match (&mut self.dialect, lane.primary_end()) {
+            (Dialect::Node(node), _) => node.deal(lane_id, record.sequence, fd),
+            (Dialect::Native(_), Some(end)) => end.deal(record, fd),
+            (Dialect::Native(_), None) => Err(io::ErrorKind::NotFound.into()),
+        };
+        match sent {
+            Ok(()) => {
+                lane.sent(record, connection, now);
+                Ok(())
+            }
+            Err(error) => Err((connection, error)),
+        }
+    }
+
     /// Its lanes, those that have ended included.
     pub fn lanes(&self) -> impl Iterator<Item = (LaneId, &Lane)> {
         (0..).map(LaneId).zip(&self.lanes).filter_map(|(id, lane)| Some((id, lane.as_ref()?)))
@@ -336,19 +367,13 @@ impl Worker {
     }
 
     /// Adds a lane under a number of [`free_lane`](Self::free_lane). Returns the one that had it.
-    pub fn open_lane(
-        &mut self,
-        id: LaneId,
-        listener: usize,
-        ends: (PrimaryEnd, WorkerEnd),
-        bounds: Bounds,
-    ) -> Option<Lane> {
+    pub fn open_lane(&mut self, id: LaneId, listener: usize, in_flight: InFlight, bounds: Bounds) -> Option<Lane> {
         let index = usize::from(id.0);
         self.lanes.resize_with(self.lanes.len().max(index + 1), || None);
         let mut old = self.lanes[index].take();
         // The new one begins on a clean board.
         old.as_mut().map(Lane::counted);
-        self.lanes[index] = Some(Lane::new(listener, ends, bounds, self.board.lane(id)));
+        self.lanes[index] = Some(Lane::new(listener, in_flight, bounds, self.board.lane(id)));
         old
     }
 

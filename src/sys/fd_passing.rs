@@ -56,6 +56,15 @@ pub struct Received {
 /// `EPIPE`/`ECONNRESET` if the peer is gone. `ETOOMANYREFS` if this user has too many descriptors in flight:
 /// nothing was sent, try later. Source: sendmsg(2), unix(7).
 pub fn send(socket: BorrowedFd<'_>, bytes: &[u8], fd: Option<BorrowedFd<'_>>) -> io::Result<()> {
+    send_with(socket, bytes, fd, libc::MSG_DONTWAIT).map(drop)
+}
+
+/// Sends as much of `bytes` over a stream socket as there is room for, with `fd` attached to the first of them, and
+/// returns how much that was. Never sleeps. `fd` is borrowed. What is left goes without it.
+///
+/// # Errors
+/// As [`send`].
+pub fn send_some(socket: BorrowedFd<'_>, bytes: &[u8], fd: Option<BorrowedFd<'_>>) -> io::Result<usize> {
     send_with(socket, bytes, fd, libc::MSG_DONTWAIT)
 }
 
@@ -64,10 +73,10 @@ pub fn send(socket: BorrowedFd<'_>, bytes: &[u8], fd: Option<BorrowedFd<'_>>) ->
 /// # Errors
 /// As [`send`], without `WouldBlock` (unless the socket itself is non-blocking).
 pub fn send_blocking(socket: BorrowedFd<'_>, bytes: &[u8], fd: Option<BorrowedFd<'_>>) -> io::Result<()> {
-    send_with(socket, bytes, fd, 0)
+    send_with(socket, bytes, fd, 0).map(drop)
 }
 
-fn send_with(socket: BorrowedFd<'_>, bytes: &[u8], fd: Option<BorrowedFd<'_>>, flags: i32) -> io::Result<()> {
+fn send_with(socket: BorrowedFd<'_>, bytes: &[u8], fd: Option<BorrowedFd<'_>>, flags: i32) -> io::Result<usize> {
     let mut control = Control { _align: [], bytes: [0u8; SEND_CONTROL_BYTES] };
     let mut iov = libc::iovec { iov_base: bytes.as_ptr() as *mut libc::c_void, iov_len: bytes.len() };
     // SAFETY: a msghdr of zeroes is a valid empty one.
@@ -91,7 +100,7 @@ fn send_with(socket: BorrowedFd<'_>, bytes: &[u8], fd: Option<BorrowedFd<'_>>, f
         // SAFETY: message points at live buffers with their true lengths; the kernel only reads them.
         let sent = unsafe { libc::sendmsg(socket.as_raw_fd(), &message, libc::MSG_NOSIGNAL | flags) };
         if sent >= 0 {
-            return Ok(());
+            return Ok(sent as usize);
         }
         let error = io::Error::last_os_error();
         if error.kind() != io::ErrorKind::Interrupted {

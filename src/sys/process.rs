@@ -36,6 +36,8 @@ pub struct Launch<'a> {
     pub arguments: &'a [OsString],
     /// Variables added to (or replacing those of) this process's environment.
     pub variables: &'a [(OsString, OsString)],
+    /// Variables of this process's environment that it does not get.
+    pub withheld: &'a [&'a str],
     /// Where it runs; `None` is this process's directory.
     pub directory: Option<&'a PathBuf>,
     /// The descriptor that stays open over the exec, under the same number.
@@ -92,6 +94,9 @@ impl Process {
     /// (of that user), `EPERM` or `EINVAL` if this process cannot become that user.
     pub fn spawn(launch: &Launch<'_>) -> io::Result<Self> {
         let mut command = Command::new(launch.program);
+        launch.withheld.iter().for_each(|name| {
+            command.env_remove(name);
+        });
         command.args(launch.arguments).envs(launch.variables.iter().map(|(name, value)| (name, value)));
         command.process_group(0);
         if let Some(directory) = launch.directory {
@@ -288,6 +293,7 @@ mod tests {
             program,
             arguments,
             variables: &[],
+            withheld: &[],
             directory: None,
             channel: channel.as_fd(),
             stdout: None,

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 
 use super::outbox::{self, Kind, Outbox};
-use super::{Grant, ListenRequest, Said, Welcome};
+use super::{Buffer, Grant, ListenRequest, Said, Welcome};
 use crate::primary::reexec::baggage::{self, Baggage};
 use crate::protocol::Wait;
 use crate::protocol::control::{
@@ -95,8 +95,10 @@ impl Native {
                 "it speaks version {version} of the protocol, this croupier version {VERSION}: \
                  build it with the library of this release"
             )),
-            FromWorker::Hello { pid, open_files_max, .. } => Said::Hello { pid, open_files_max },
-            FromWorker::Listen { request, wish } => Said::Listen(ListenRequest { request, wish }),
+            FromWorker::Hello { pid, open_files_max, .. } => Said::Hello { pid: Some(pid), open_files_max },
+            FromWorker::Listen { request, wish } => {
+                Said::Listen(ListenRequest { request: request.into(), wish, data: None })
+            }
             FromWorker::ListeningAlone { address } => Said::ListeningAlone(address),
             FromWorker::Listening { lane } => Said::Listening(lane),
             FromWorker::Close { lane } => Said::Close(lane),
@@ -128,21 +130,23 @@ impl Native {
         self.send_waiting()
     }
 
-    /// Answers `listen` with a lane. `end` is borrowed: the primary keeps it as the retained end.
+    /// Answers `listen` with a lane. `end`, the worker's of its deal channel, is borrowed: the primary keeps it as the
+    /// retained end.
     ///
     /// # Errors
     /// As [`welcome`](Self::welcome).
-    pub fn grant(&mut self, request: u32, grant: Grant, end: BorrowedFd<'_>) -> io::Result<()> {
-        let Grant { lane, address, shared, proxy_protocol } = grant;
-        self.answer(&FromPrimary::Lane { request, lane, address, shared, proxy_protocol }, Some(end))
+    pub fn grant(&mut self, request: u64, grant: Grant, end: Option<BorrowedFd<'_>>) -> io::Result<()> {
+        let Grant { lane, address, shared, proxy_protocol, data: _ } = grant;
+        let (request, address) = (number(request), address.to_string());
+        self.answer(&FromPrimary::Lane { request, lane, address, shared, proxy_protocol }, end)
     }
 
     /// Answers `listen` with an error.
     ///
     /// # Errors
     /// As [`welcome`](Self::welcome).
-    pub fn refuse(&mut self, request: u32, errno: i32, reason: String) -> io::Result<()> {
-        self.answer(&FromPrimary::Refused { request, errno, reason }, None)
+    pub fn refuse(&mut self, request: u64, errno: i32, reason: String) -> io::Result<()> {
+        self.answer(&FromPrimary::Refused { request: number(request), errno, reason }, None)
     }
 
     /// Tells the worker to finish.
@@ -221,12 +225,7 @@ impl AsFd for Native {
     }
 }
 
-/// Room for the largest packet, one for all channels.
-#[derive(Debug)]
-pub struct Buffer(Box<[u8]>);
-
-impl Default for Buffer {
-    fn default() -> Self {
-        Self(vec![0; PACKET_MAX_BYTES].into())
-    }
+/// The number of a request as this dialect has it.
+fn number(request: u64) -> u32 {
+    u32::try_from(request).expect("the worker's own number comes back to it")
 }

@@ -54,6 +54,16 @@ impl Outbox {
         self.packets.is_empty()
     }
 
+    /// How many messages wait.
+    pub fn message_count(&self) -> usize {
+        self.packets.len() - self.answer_count
+    }
+
+    /// How much waits.
+    pub fn waiting_bytes(&self) -> usize {
+        self.packets.iter().map(|packet| packet.json.len()).sum()
+    }
+
     /// Lets a packet wait.
     ///
     /// # Errors

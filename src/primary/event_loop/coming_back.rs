@@ -1,18 +1,21 @@
 //! What comes up the deal channels, and what the primary takes back by itself: kicks, connections given back, lanes
 //! that are paused, workers that do not take.
 
+use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::time::Duration;
 
 use super::Primary;
 use super::effects::DUE_AGAIN;
+use crate::primary::dialect::DialectKind;
 use crate::primary::events;
+use crate::primary::kept::Remains;
 use crate::primary::lanes::Phase;
 use crate::primary::returned::{self, CameBack, Reason};
 use crate::primary::room::Impossible;
 use crate::primary::stall::LOOKS;
 use crate::primary::supervisor::Event;
-use crate::protocol::deal_channel::FromBelow;
+use crate::protocol::deal_channel::{FromBelow, PrimaryEnd};
 use crate::protocol::ids::{LaneId, WorkerId};
 use crate::protocol::record::{RECORD_BYTES, Record};
 use crate::protocol::scoreboard::Pause;
@@ -25,18 +28,19 @@ impl Primary {
     /// and there is a descriptor for it; otherwise it waits in the channel for the next look.
     pub(super) fn hear_from_below(&mut self, id: WorkerId, lane_id: LaneId) {
         let Some(lane) = self.workers.lane_mut(id, lane_id) else { return };
-        let mut unheard = lane.primary_end.unheard_bytes();
+        let mut unheard = lane.primary_end().map_or(0, PrimaryEnd::unheard_bytes);
         while unheard > 0 {
             let Some(lane) = self.workers.lane_mut(id, lane_id) else { return };
+            let Some(primary_end) = lane.primary_end() else { return };
             let may_hold_more = self.listeners[lane.listener].returned.may_hold_more();
-            if unheard >= RECORD_BYTES && !(may_hold_more && fd_passing::has_spare_fd(lane.primary_end.as_fd())) {
+            if unheard >= RECORD_BYTES && !(may_hold_more && fd_passing::has_spare_fd(primary_end.as_fd())) {
                 if !self.unheard.contains(&(id, lane_id)) {
                     self.unheard.push((id, lane_id));
                 }
                 self.watch();
                 break;
             }
-            match lane.primary_end.hear() {
+            match primary_end.hear() {
                 Some(FromBelow::Kick) => unheard -= 1,
                 Some(FromBelow::GivenBack(record, connection)) => {
                     unheard -= RECORD_BYTES.min(unheard);
@@ -72,6 +76,63 @@ impl Primary {
         }
         let reason = if is_refused { Reason::Refused } else { Reason::GivenBack };
         listener.returned.hold(record, connection, CameBack { not_again: true, ..came_back(reason, id) });
+    }
+
+    /// A worker has a connection of which the primary has kept a copy.
+    pub(super) fn took(&mut self, id: WorkerId, lane_id: LaneId, sequence: u64) {
+        let lane = self.workers.lane_mut(id, lane_id);
+        match lane.and_then(|lane| lane.acknowledged(sequence, Monotonic::now())) {
+            Some(true) => self.look_for_room(id, lane_id),
+            Some(false) => {}
+            None => self.end_worker(id, "it acknowledged a connection that it was never dealt"),
+        }
+    }
+
+    /// A worker does not want a connection of which the primary has kept a copy, or has lost its descriptor. It goes to
+    /// somebody else; this one is tried again at the next look, for nobody says when it wants some again.
+    pub(super) fn refused(&mut self, id: WorkerId, lane_id: LaneId, sequence: u64) {
+        let lane = self.workers.lane_mut(id, lane_id);
+        let Some((lane, (record, connection))) = lane.and_then(|lane| lane.refused(sequence).map(|it| (lane, it)))
+        else {
+            return self.end_worker(id, "it refused a connection that it was never dealt");
+        };
+        let listener = &mut self.listeners[lane.listener];
+        if listener.is_closed() {
+            return log::debug!("connection={sequence} refused by worker={id} after the listener's end [closed]");
+        }
+        listener.returned.hold(record, connection, came_back(Reason::Refused, id));
+        self.look_for_room(id, lane_id);
+        self.watch();
+    }
+
+    /// What a worker that is dead, or has closed its channel, had not acknowledged. Others get what it has not touched.
+    pub(super) fn bring_back_kept(&mut self, id: WorkerId, lane_id: LaneId) {
+        let Some(lane) = self.workers.lane_mut(id, lane_id) else { return };
+        let Remains { untouched, begun } = lane.take_remains();
+        for record in begun {
+            log::info!(
+                "connection={} was begun by worker={id} and not acknowledged [it ends with it]",
+                record.sequence
+            );
+        }
+        let listener = &mut self.listeners[lane.listener];
+        if !listener.is_closed() {
+            let hold = |(record, connection)| listener.returned.hold(record, connection, came_back(Reason::Died, id));
+            untouched.into_iter().for_each(hold);
+        }
+    }
+
+    /// A connection could not be sent to a worker. One that can be sent nothing and lives has shut its deal channel;
+    /// where there is none it has closed all that it has, and says so.
+    pub(super) fn cannot_deal(&mut self, id: WorkerId, error: &io::Error) {
+        match self.workers.get(id).map(|worker| worker.dialect.kind()) {
+            Some(DialectKind::Native) => self.end_worker(id, &format!("its deal channel is shut: {error}")),
+            Some(DialectKind::Node) => {
+                self.hear_last_words(id);
+                self.disconnected(id);
+            }
+            None => {}
+        }
     }
 
     /// A kick says: look. There is room again, or a pause has begun or ended, or the worker is awake again.
@@ -221,6 +282,10 @@ impl Primary {
             return self.kill_hung(id, time);
         }
         let Some(lane) = self.workers.lane_mut(id, lane_id) else { return };
+        // As long as it lives nothing can be taken out of its hands.
+        if lane.keeps_copies() {
+            return;
+        }
         // The first time not everything may have found a place in the primary.
         let is_done = lane.stall.is_probed() && lane.is_idle();
         // When all are equally busy, moving connections helps nobody.
@@ -234,7 +299,7 @@ impl Primary {
         let is_news = !lane.stall.is_probed() || count > 0;
         lane.stall.probed();
         self.listeners[lane.listener].unseat(slot, id, lane_id);
-        match lane.primary_end.probe() {
+        match lane.primary_end().map_or(Ok(()), PrimaryEnd::probe) {
             Ok(()) if is_news => log::warn!(
                 "worker={id} pid={pid} has taken nothing for {} ms, connections={count} reclaimed \
                  [skipped until it takes again]",

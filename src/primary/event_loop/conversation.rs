@@ -2,6 +2,7 @@
 
 use std::io;
 use std::os::fd::{AsFd, AsRawFd};
+use std::time::Duration;
 
 use mio::unix::SourceFd;
 
@@ -15,6 +16,17 @@ use crate::protocol::control::IdleRule;
 use crate::protocol::ids::WorkerId;
 use crate::protocol::time::Monotonic;
 
+/// What a worker was heard to say.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Heard {
+    /// It has nothing more to say for now.
+    Nothing,
+    /// What became of a connection that was dealt to it.
+    Answer,
+    /// Something else.
+    Talk,
+}
+
 /// How much of a text of a worker is repeated to people.
 const ECHO_MAX: usize = 200;
 /// How many packets of a dead worker are heard. Its channel holds less; a child that it left behind may go on writing.
@@ -27,14 +39,20 @@ impl Primary {
         let begin = Monotonic::now();
         let Some(worker) = self.workers.get(id) else { return };
         let is_heard = worker.hearing.resumes_at() <= begin;
-        let (mut has_more, mut now) = (true, begin);
-        while is_heard && has_more && now.since(begin) < HEARD_PER_TURN {
-            has_more = self.hear_once(id);
+        let (mut heard, mut now, mut talked) = (Heard::Talk, begin, Duration::ZERO);
+        while is_heard && heard != Heard::Nothing && now.since(begin) < HEARD_PER_TURN {
+            let before = now;
+            heard = self.hear_once(id);
             now = Monotonic::now();
+            // An answer is part of a deal, of which the primary decides how many there are.
+            if heard != Heard::Answer {
+                talked += now.since(before);
+            }
         }
         if let Some(worker) = self.workers.get_mut(id) {
-            worker.hearing.took(begin, now);
+            worker.hearing.took(begin, begin + talked);
         }
+        let has_more = heard != Heard::Nothing;
         if has_more && !self.more_to_hear.contains(&id) {
             self.more_to_hear.push(id);
         }
@@ -56,24 +74,32 @@ impl Primary {
     /// Hears a dead worker to the end.
     pub(super) fn hear_last_words(&mut self, id: WorkerId) {
         for _ in 0..LAST_WORDS_MAX {
-            if !self.hear_once(id) {
+            if self.hear_once(id) == Heard::Nothing {
                 break;
             }
         }
     }
 
-    /// False if there is nothing more to hear for now.
-    fn hear_once(&mut self, id: WorkerId) -> bool {
+    fn hear_once(&mut self, id: WorkerId) -> Heard {
         let Some(worker) = self.workers.get_mut(id).filter(|it| it.state() != State::Disconnected) else {
-            return false;
+            return Heard::Nothing;
         };
-        let Some(said) = worker.dialect.hear(&mut self.buffer) else { return false };
+        let Some(said) = worker.dialect.hear(&mut self.buffer) else { return Heard::Nothing };
         log::debug!("worker={id} said={said:?}");
         match said {
             Said::Hello { pid, open_files_max } => self.welcome(id, pid, open_files_max),
             Said::Listen(request) => self.listen(id, &request),
             Said::Listening(lane) => self.listening(id, lane),
             Said::ListeningAlone(address) => self.listening_alone(id, &echo(&address)),
+            Said::Ready => self.ready_without_listening(id),
+            Said::Took { lane, sequence } => {
+                self.took(id, lane, sequence);
+                return Heard::Answer;
+            }
+            Said::Refused { lane, sequence } => {
+                self.refused(id, lane, sequence);
+                return Heard::Answer;
+            }
             Said::Close(lane) => self.close_lane_as_told(id, lane),
             Said::Message { body, fd } => self.pass_on(id, body, fd),
             Said::Consumed => {}
@@ -81,14 +107,14 @@ impl Primary {
             Said::Unknown => log::debug!("worker={id} said something of a newer version [ignored]"),
             Said::Garbage(why) => {
                 self.end_worker(id, &echo(&why));
-                return false;
+                return Heard::Nothing;
             }
             Said::End => {
                 self.disconnected(id);
-                return false;
+                return Heard::Nothing;
             }
         }
-        true
+        Heard::Talk
     }
 
     /// An answer could not be sent. A worker that has gone says so by its exit; one that does not read is ended.
@@ -100,15 +126,15 @@ impl Primary {
         }
     }
 
-    pub(super) fn welcome(&mut self, id: WorkerId, pid: u32, open_files_max: u64) {
+    pub(super) fn welcome(&mut self, id: WorkerId, pid: Option<u32>, open_files_max: u64) {
         let Some(worker) = self.workers.get_mut(id) else { return };
         if worker.apply(lifecycle::Event::Hello).is_err() {
             return self.end_worker(id, "it said hello twice");
         }
-        worker.hello_pid = i32::try_from(pid).ok();
+        worker.hello_pid = pid.and_then(|pid| i32::try_from(pid).ok());
         worker.open_files_max = open_files_max;
         self.subscribers.tell_of(worker.who(), || events::Event::Online { worker: id });
-        log::debug!("worker={id} pid={pid} online open_files_max={open_files_max}");
+        log::debug!("worker={id} pid={} online open_files_max={open_files_max}", worker.process.pid());
         let is_late = worker.state() == State::Draining;
         let (slot, generation, idle_timeout) = (worker.slot, worker.generation, self.settings.idle_timeout);
         let welcome = Welcome { worker: id, slot, generation, idle_timeout };

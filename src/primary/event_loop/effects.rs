@@ -11,9 +11,9 @@ use nix::errno::Errno;
 
 use super::Primary;
 use super::token::Source;
-use crate::primary::dialect::native::Native;
+use crate::primary::dialect::{self, Dialect};
 use crate::primary::events::{self, Who};
-use crate::primary::lanes::Figures;
+use crate::primary::lanes::{Figures, InFlight};
 use crate::primary::ledger::Counted;
 use crate::primary::lifecycle;
 use crate::primary::output::Stream;
@@ -21,7 +21,6 @@ use crate::primary::recycle::Usage;
 use crate::primary::returned::Reason;
 use crate::primary::supervisor::{Effect, Ended, Event, KillReason, ReloadEnd};
 use crate::primary::workers::Worker;
-use crate::protocol::bootstrap;
 use crate::protocol::control::IdleRule;
 use crate::protocol::ids::{Slot, WorkerId};
 use crate::protocol::scoreboard::Scoreboard;
@@ -110,13 +109,14 @@ impl Primary {
 
     pub(super) fn try_start_worker(&mut self, id: WorkerId, slot: Slot) -> io::Result<i32> {
         let board = Scoreboard::create()?;
-        let (dialect, channel) = Native::pair()?;
         // Whoever was forked has the command without a group, and variables of its own.
         let own = self.forked.get(&slot);
         let command = if own.is_some() { &self.settings.command } else { self.settings.command_of(slot) };
+        let (kind, generation) = (command.dialect, self.supervisor.generation());
+        let (dialect, channel) = Dialect::pair(kind, self.settings.node)?;
         let identity = self.settings.identity.as_ref();
         let mut variables: Vec<_> = command.variables.iter().chain(own.into_iter().flatten()).cloned().collect();
-        variables.extend(bootstrap::variables(channel.as_raw_fd(), id, self.supervisor.generation()));
+        variables.extend(dialect::variables(kind, channel.as_raw_fd(), id, slot, generation));
         let mut output = |stream| {
             let token = Source::Output(id, stream).token();
             self.outputs.for_worker(id, stream, identity, self.poll.registry(), token)
@@ -126,6 +126,7 @@ impl Primary {
             program: &command.program,
             arguments: &command.arguments,
             variables: &variables,
+            withheld: dialect::foreign_variables(kind),
             directory: command.directory.as_ref(),
             channel: channel.as_fd(),
             stdout,
@@ -146,7 +147,7 @@ impl Primary {
         self.workers.enter(Worker::new(
             id,
             slot,
-            self.supervisor.generation(),
+            generation,
             process,
             dialect,
             board,
@@ -207,7 +208,7 @@ impl Primary {
         // Workers go on taking until their lanes end. But what is idle there must not keep out who is in the backlog.
         for worker in self.workers.iter_mut().filter(|worker| worker.state().hears()) {
             worker.is_voluntary = true;
-            let _ = worker.dialect.disconnect(IdleRule::Close);
+            let _ = worker.dialect.end_idle();
         }
     }
 
@@ -268,7 +269,8 @@ impl Primary {
         let (state, pid) = (worker.state().name(), worker.process.pid());
         let why = match reason {
             KillReason::StartTimeout => {
-                let said = if worker.open_files_max == 0 { "it never said hello" } else { "it never listened" };
+                let has_said_hello = worker.state() != lifecycle::State::Starting;
+                let said = if has_said_hello { "it never listened" } else { "it never said hello" };
                 self.last_failure = Some(format!("{said} within {:?}", plan.start_timeout));
                 format!("{said} within {:?} (--start-timeout)", plan.start_timeout)
             }
@@ -294,7 +296,8 @@ impl Primary {
             // A lane that has ended left its queue to the listener.
             figures.untaken += listener.returned.untaken_of(id, lane_id) as u64;
             let is_dealt = lane.is_dealt();
-            let (primary_end, retained) = lane.into_ends();
+            // What is kept has been brought back with the end of its channel.
+            let InFlight::Queued { primary_end, retained } = lane.into_in_flight() else { continue };
             if listener.is_closed() || !is_dealt {
                 continue;
             }

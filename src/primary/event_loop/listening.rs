@@ -17,9 +17,10 @@ use super::conversation::echo;
 use super::token::Source;
 use super::{Primary, UNASKED_AFTER};
 use crate::primary::address::Address;
-use crate::primary::dialect::{Grant, ListenRequest};
+use crate::primary::dialect::{DialectKind, Grant, ListenRequest};
 use crate::primary::events;
-use crate::primary::lanes::Phase;
+use crate::primary::kept::Kept;
+use crate::primary::lanes::{InFlight, Phase};
 use crate::primary::lifecycle::{self, State};
 use crate::primary::listener_spec::{ListenerSpec, ProxyProtocol};
 use crate::primary::listeners::{BindError, Listener};
@@ -45,6 +46,20 @@ const PRIVILEGED_PORT_LAST: u16 = 1023;
 struct Refusal {
     errno: Errno,
     reason: String,
+}
+
+/// Binds what a worker asks for. Where there is no IPv6, every address is every one of IPv4.
+fn bind_anywhere(address: &Address, options: &BindOptions) -> Result<Listener, BindError> {
+    let bound = Listener::bind(address, options);
+    let has_no_ipv6 = |error: &BindError| {
+        matches!(Errno::from_raw(error.errno()), Errno::EAFNOSUPPORT | Errno::EADDRNOTAVAIL) && !options.ipv6_only
+    };
+    match (address, bound) {
+        (Address::Tcp { host, port }, Err(error)) if host == "::" && has_no_ipv6(&error) => {
+            Listener::bind(&Address::Tcp { host: "0.0.0.0".into(), port: *port }, options)
+        }
+        (_, bound) => bound,
+    }
 }
 
 fn refusal<T>(errno: Errno, reason: impl Into<String>) -> Result<T, Refusal> {
@@ -173,14 +188,23 @@ impl Primary {
             Ok(address) => address,
             Err(error) => return refusal(Errno::EINVAL, error.to_string()),
         };
-        let meant = (0..self.listeners.len()).filter(|it| self.listeners[*it].answers_to(&address, wish));
-        let meant: Vec<usize> = meant.collect();
+        let meant = self.meant_by(&address, wish);
         let is_any_port = matches!(address, Address::Tcp { port: 0, .. });
         match meant.iter().find(|index| !self.has_lane(id, **index)) {
             Some(index) => Ok(*index),
             None if is_any_port || wish.reuse_address || meant.is_empty() => self.make(id, &address, wish),
             None => self.unless_it_has_it(id, meant[0]),
         }
+    }
+
+    /// The listeners that a wish may mean. Who asks for every address of a port means the declared one with that port,
+    /// if there is one: beside it nobody could bind them all.
+    fn meant_by(&self, address: &Address, wish: &ListenWish) -> Vec<usize> {
+        let such = |is_it: &dyn Fn(&Listener) -> bool| {
+            (0..self.listeners.len()).filter(|it| is_it(&self.listeners[*it])).collect::<Vec<_>>()
+        };
+        let exactly = such(&|it| it.answers_to(address, wish));
+        if exactly.is_empty() { such(&|it| it.is_part_of(address, wish)) } else { exactly }
     }
 
     fn unless_it_has_it(&self, id: WorkerId, index: usize) -> Result<usize, Refusal> {
@@ -236,7 +260,7 @@ impl Primary {
         };
         let bound = match wish.datagrams {
             true => Listener::bind_datagrams(address, wish),
-            false => Listener::bind(address, &options).map(|listener| {
+            false => bind_anywhere(address, &options).map(|listener| {
                 listener.dealing_by(&self.settings.policy).behind(self.settings.proxy_protocol.clone())
             }),
         };
@@ -262,31 +286,28 @@ impl Primary {
         wanted: &ListenRequest,
     ) -> Result<(), Refusal> {
         let bounds = self.bounds(id, &wanted.wish);
-        let Some(worker) = self.workers.get_mut(id) else { return Ok(()) };
-        let no_descriptor = |error| Refusal {
-            errno: Errno::ENFILE,
-            reason: format!("the primary has no file descriptor left: {error}"),
-        };
-        let ends = deal_channel::pair().map_err(no_descriptor)?;
-        if !self.listeners[index].is_declared() && limits::is_in_last_quarter(ends.1.as_fd()) {
-            return few_descriptors();
+        let Some(kind) = self.workers.get(id).map(|worker| worker.dialect.kind()) else { return Ok(()) };
+        if kind == DialectKind::Node && self.listeners[index].proxies().is_some() {
+            return refusal(Errno::EPROTONOSUPPORT, "Node programs cannot read PROXY headers");
         }
-        let token = Source::Deal(id, lane_id).token();
-        let registry = self.poll.registry();
-        registry
-            .register(&mut SourceFd(&ends.0.as_fd().as_raw_fd()), token, Interest::READABLE)
-            .map_err(no_descriptor)?;
+        let in_flight = self.in_flight(id, lane_id, index, kind)?;
+        let Some(worker) = self.workers.get_mut(id) else { return Ok(()) };
         let listener = &mut self.listeners[index];
         listener.is_asked_for = true;
         listener.deserted_since = None;
-        let (address, shared) = (listener.address().to_string(), listener.is_shared());
-        let grant = Grant { lane: lane_id, address, shared, proxy_protocol: listener.proxies().cloned() };
-        if let Err(error) = worker.dialect.grant(wanted.request, grant, ends.1.as_fd()) {
+        let data = listener.share_data(wanted.data.as_ref()).cloned();
+        let (address, shared) = (listener.address().clone(), listener.is_shared());
+        let grant = Grant { lane: lane_id, address, shared, proxy_protocol: listener.proxies().cloned(), data };
+        let fd = match &in_flight {
+            InFlight::Queued { retained, .. } => retained.as_ref().map(AsFd::as_fd),
+            InFlight::Kept(_) => listener.shared_socket(),
+        };
+        if let Err(error) = worker.dialect.grant(wanted.request, grant, fd) {
             self.cannot_answer(id, &error);
             return Ok(());
         }
         let is_draining = worker.state() == State::Draining;
-        let (before, slot) = (worker.open_lane(lane_id, index, ends, bounds), worker.slot);
+        let (before, slot) = (worker.open_lane(lane_id, index, in_flight, bounds), worker.slot);
         let Some(lane) = worker.lane_mut(lane_id) else { return Ok(()) };
         let shared = listener.shared_socket().map(|socket| lane.share(socket)).transpose();
         if is_draining {
@@ -303,8 +324,32 @@ impl Primary {
         Ok(())
     }
 
+    /// What a new lane has for connections in flight.
+    fn in_flight(&self, id: WorkerId, lane: LaneId, index: usize, kind: DialectKind) -> Result<InFlight, Refusal> {
+        if kind == DialectKind::Node {
+            return Ok(InFlight::Kept(Kept::default()));
+        }
+        let no_descriptor = |error| Refusal {
+            errno: Errno::ENFILE,
+            reason: format!("the primary has no file descriptor left: {error}"),
+        };
+        let (primary_end, retained) = deal_channel::pair().map_err(no_descriptor)?;
+        if !self.listeners[index].is_declared() && limits::is_in_last_quarter(retained.as_fd()) {
+            return few_descriptors();
+        }
+        let token = Source::Deal(id, lane).token();
+        let fd = primary_end.as_fd().as_raw_fd();
+        self.poll.registry().register(&mut SourceFd(&fd), token, Interest::READABLE).map_err(no_descriptor)?;
+        Ok(InFlight::Queued { primary_end, retained: Some(retained) })
+    }
+
     /// The primary's bounds, or the worker's where they are lower.
     fn bounds(&self, id: WorkerId, wish: &ListenWish) -> Bounds {
+        let kind = self.workers.get(id).map(|worker| worker.dialect.kind());
+        if kind == Some(DialectKind::Node) {
+            // How many it has open nobody knows; it refuses when it has enough.
+            return Bounds { queue_max: self.settings.node.depth.into(), connections_max: u64::MAX };
+        }
         let open_files_max = self.workers.get(id).map_or(0, |worker| worker.open_files_max);
         let declared_count = self.settings.listeners.len().max(1) as u64;
         let share = open_files_max.saturating_sub(OPEN_FILES_RESERVED) / declared_count;
@@ -357,6 +402,28 @@ impl Primary {
         self.subscribers.tell_of(who, || events::Event::Listening { worker: id, address: address.to_owned() });
     }
 
+    /// The worker listens on nothing, and that is all right.
+    pub(super) fn ready_without_listening(&mut self, id: WorkerId) {
+        let Some(worker) = self.workers.get_mut(id) else { return };
+        if worker.apply(lifecycle::Event::Listening).is_err() {
+            return self.end_worker(id, "it is ready before it is online");
+        }
+        self.note_ready(id, "nothing");
+    }
+
+    /// Workers that could not be told apart from those that start slowly, and whose time to start is over: a Node
+    /// program need not listen, or may have a socket of its own without a word.
+    pub(super) fn wait_no_longer(&mut self, now: Monotonic) {
+        let plan = self.settings.plan;
+        let is_over = |worker: &Worker| now >= worker.started_at + plan.start_timeout;
+        let may_be_silent = |worker: &Worker| worker.state() == State::Online && worker.ready_since.is_none();
+        let silent = self.workers.iter().filter(|it| it.dialect.may_be_silent() && may_be_silent(it) && is_over(it));
+        for id in silent.map(|worker| worker.id).collect::<Vec<_>>() {
+            log::warn!("worker={id} has not asked to listen in {:?} [taken for ready]", plan.start_timeout);
+            self.ready_without_listening(id);
+        }
+    }
+
     fn note_ready(&mut self, id: WorkerId, address: &str) {
         let Some(worker) = self.workers.get_mut(id) else { return };
         if worker.ready_since.is_some() || worker.has_exited {
@@ -397,8 +464,12 @@ impl Primary {
     pub(super) fn close_lane_as_told(&mut self, id: WorkerId, lane_id: LaneId) {
         let Some(lane) = self.workers.lane_mut(id, lane_id) else { return };
         let (index, had_ended) = (lane.listener, lane.phase() == Phase::Ended);
+        // A Node worker that leaves, or starts its server anew, says no more than that it closes it.
+        let is_final = !lane.keeps_copies();
         self.close_lane(id, lane_id, Reason::Untaken);
-        if !had_ended && !self.anyone_listens(index) {
+        if !is_final {
+            self.note_deserted();
+        } else if !had_ended && !self.anyone_listens(index) {
             self.close_if_made_for_workers(index);
         }
     }
@@ -414,6 +485,10 @@ impl Primary {
         if let Some(retained) = lane.take_retained() {
             listener.returned.inherit_untaken(retained, (id, lane_id), reason, Monotonic::now());
         }
+        if reason == Reason::Died {
+            self.bring_back_kept(id, lane_id);
+        }
+        let Some(worker) = self.workers.get_mut(id) else { return };
         if !worker.listens() && worker.apply(lifecycle::Event::LastClosed).is_err() {
             self.end_worker(id, "it closed a lane before it said hello");
         }

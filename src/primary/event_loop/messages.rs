@@ -8,10 +8,10 @@ use nix::errno::Errno;
 
 use super::Primary;
 use crate::primary::commands::Undelivered;
+use crate::primary::dialect::Message;
 use crate::primary::events::Event;
 use crate::primary::lifecycle::State;
 use crate::protocol::body::Body;
-use crate::protocol::control::{self, FromPrimary};
 use crate::protocol::ids::WorkerId;
 use crate::sys::fd_passing;
 
@@ -28,35 +28,26 @@ impl Primary {
     }
 
     pub(super) fn send_message(&mut self, id: WorkerId, body: Body, fd: Option<OwnedFd>) -> Result<(), Undelivered> {
-        let body_bytes = body.as_str().len();
-        let packet = control::encode(&FromPrimary::Message { body }).into();
-        self.send_packet(id, &packet, fd, body_bytes)
+        self.send_to(id, &Message::new(body), fd)
     }
 
     /// Encoded once, whoever they are. Those that do not get it, and why.
     pub(super) fn broadcast(&mut self, body: Body) -> Vec<(WorkerId, Undelivered)> {
-        let body_bytes = body.as_str().len();
-        let packet = control::encode(&FromPrimary::Message { body }).into();
+        let message = Message::new(body);
         let everybody: Vec<WorkerId> = self.workers.iter().map(|worker| worker.id).collect();
-        let send = |id| self.send_packet(id, &packet, None, body_bytes).err().map(|why| (id, why));
+        let send = |id| self.send_to(id, &message, None).err().map(|why| (id, why));
         everybody.into_iter().filter_map(send).collect()
     }
 
-    fn send_packet(
-        &mut self,
-        id: WorkerId,
-        packet: &Arc<[u8]>,
-        fd: Option<OwnedFd>,
-        body_bytes: usize,
-    ) -> Result<(), Undelivered> {
+    fn send_to(&mut self, id: WorkerId, message: &Message, fd: Option<OwnedFd>) -> Result<(), Undelivered> {
         let worker = self.workers.get_mut(id).ok_or(Undelivered::NoSuchWorker(id))?;
         if worker.has_exited || worker.state() == State::Disconnected {
             return Err(Undelivered::Disconnected(id));
         }
-        worker.dialect.message(packet, fd).map_err(|error| match error.kind() {
+        worker.dialect.message(message, fd).map_err(|error| match error.kind() {
             io::ErrorKind::QuotaExceeded => Undelivered::WouldExceed(id),
             io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset => Undelivered::Disconnected(id),
-            _ if error.raw_os_error() == Some(Errno::EMSGSIZE as i32) => Undelivered::TooLong(body_bytes),
+            _ if error.raw_os_error() == Some(Errno::EMSGSIZE as i32) => Undelivered::TooLong(message.body_bytes()),
             _ => Undelivered::Kernel(id, error.to_string()),
         })
     }
@@ -64,10 +55,16 @@ impl Primary {
     /// A worker may have read: what waits for it is sent.
     pub(super) fn send_waiting(&mut self, id: WorkerId) {
         let Some(worker) = self.workers.get_mut(id) else { return };
+        let was_behind = worker.dialect.is_behind();
         if let Err(error) = worker.dialect.send_waiting() {
             log::debug!("worker={id} {error} [its messages wait]");
             self.unsent.push(id);
-            self.watch();
+            return self.watch();
+        }
+        if was_behind && !worker.dialect.is_behind() {
+            for lane in worker.lane_ids() {
+                self.look_for_room(id, lane);
+            }
         }
     }
 

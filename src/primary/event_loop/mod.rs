@@ -11,7 +11,7 @@ use mio::{Events, Interest, Poll};
 use super::address::Address;
 use super::commands::{Answer, Inbox, Refused};
 use super::dealing::{self, Stopped};
-use super::dialect::native::Buffer;
+use super::dialect::Buffer;
 use super::events::{self, Subscribers};
 use super::ledger::Ledger;
 use super::lifecycle;
@@ -314,6 +314,7 @@ impl Primary {
     fn let_time_pass(&mut self) {
         let now = Monotonic::now();
         if self.supervisor.deadline().is_some_and(|deadline| now >= deadline) {
+            self.wait_no_longer(now);
             self.decide(Event::TimePassed);
         }
         if self.unasked_at.is_some_and(|at| now >= at) {
@@ -367,9 +368,7 @@ impl Primary {
                         break;
                     }
                     Stopped::BadAccount(worker, impossible) => self.distrust(worker, impossible),
-                    Stopped::BadChannel(worker, error) => {
-                        self.end_worker(worker, &format!("its deal channel is shut: {error}"));
-                    }
+                    Stopped::BadChannel(worker, error) => self.cannot_deal(worker, &error),
                 }
             }
             if self.listeners[index].is_resting() != was_resting {

@@ -73,7 +73,9 @@ impl Primary {
             registry.register(&mut SourceFd(&control), token, both_ways)?;
             add(worker.process.as_fd().as_raw_fd(), Source::Exit(worker.id))?;
             for (lane_id, lane) in worker.lanes() {
-                add(lane.primary_end.as_fd().as_raw_fd(), Source::Deal(worker.id, lane_id))?;
+                if let Some(end) = lane.primary_end() {
+                    add(end.as_fd().as_raw_fd(), Source::Deal(worker.id, lane_id))?;
+                }
                 lanes.push((worker.id, lane_id));
             }
         }

@@ -115,6 +115,7 @@ impl Trial {
             program: invocation.program.as_os_str(),
             arguments: &arguments,
             variables: &[(name.into(), value.into())],
+            withheld: &[],
             directory: None,
             channel: memfd.as_fd(),
             stdout: Some(stdout),
