@@ -47,6 +47,8 @@ const FLAG_REUSE_ADDRESS: u64 = 4;
 /// What `readableAll` and `writableAll` mean for the file of a Unix socket. Source: uv_pipe_chmod.
 const MODE_READABLE_ALL: u32 = 0o444;
 const MODE_WRITABLE_ALL: u32 = 0o222;
+/// What they are added to: the mode that bind(2) gives it, with the usual umask.
+const MODE_BOUND: u32 = 0o755;
 /// How much of a line that is none is repeated to people.
 const SHOWN_MAX: usize = 80;
 
@@ -256,7 +258,7 @@ impl Place {
             ipv6_only: is_ipv6 && options.flags & FLAG_IPV6_ONLY != 0,
             datagrams,
             reuse_address: datagrams && options.flags & FLAG_REUSE_ADDRESS != 0,
-            unix_mode: (mode != 0).then_some(mode),
+            unix_mode: (mode != 0).then_some(MODE_BOUND | mode),
             ..ListenWish::default()
         })
     }
@@ -357,4 +359,143 @@ pub fn message(body: &Body, kind: Option<&str>) -> String {
 
 fn line(value: &Value) -> String {
     format!("{value}\n")
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    /// As Node 20 sends them.
+    const QUERY: &str = r#"{"cmd":"NODE_CLUSTER","act":"queryServer","index":0,"data":null,"address":"127.0.0.1","port":22001,"addressType":4,"flags":0,"backlog":false,"seq":2}"#;
+
+    fn query(text: &str) -> Query {
+        match read(text.as_bytes()) {
+            Ok(FromNode::Query(query)) => query,
+            other => panic!("{text}: {other:?}"),
+        }
+    }
+
+    fn wish(fields: &str) -> ListenWish {
+        query(&format!(r#"{{"cmd":"NODE_CLUSTER","act":"queryServer","index":0,"data":null,{fields},"seq":1}}"#))
+            .wish
+            .unwrap()
+    }
+
+    #[test]
+    fn every_way_to_listen_is_a_wish() {
+        assert_eq!(query(QUERY).request, 2);
+        assert_eq!(query(QUERY).wish.unwrap().address.unwrap(), "127.0.0.1:22001");
+        let address = |fields: &str| wish(fields).address.unwrap();
+        assert_eq!(address(r#""address":null,"port":80,"addressType":4,"backlog":0"#), "[::]:80");
+        assert_eq!(address(r#""address":"::1","port":80,"addressType":6"#), "[::1]:80");
+        assert_eq!(address(r#""address":"/run/u.sock","port":-1,"addressType":-1,"backlog":0"#), "unix:/run/u.sock");
+        assert_eq!(address(r#""address":null,"port":null,"addressType":null,"fd":28"#), "fd:28");
+        let udp = wish(r#""address":null,"port":0,"addressType":"udp4","fd":-1,"flags":4"#);
+        assert_eq!(udp.address.as_deref(), Some("0.0.0.0:0"));
+        assert!(udp.datagrams && udp.reuse_address && !udp.ipv6_only);
+        let ipv6 = wish(r#""address":"::","port":1,"addressType":"udp6","fd":-1,"flags":1"#);
+        assert!(ipv6.ipv6_only && ipv6.datagrams && !ipv6.reuse_address);
+        assert!(!wish(r#""address":"0.0.0.0","port":1,"addressType":4,"flags":1"#).ipv6_only);
+        assert_eq!(wish(r#""address":"::","port":1,"addressType":6,"backlog":127"#).backlog, Some(127));
+        let mode = |fields: &str| wish(&format!(r#""address":"/u","port":-1,"addressType":-1,{fields}"#)).unix_mode;
+        assert_eq!(mode(r#""readableAll":true,"writableAll":true"#), Some(0o777));
+        assert_eq!(mode(r#""readableAll":false"#), None);
+    }
+
+    #[test]
+    fn a_wish_that_nobody_can_grant_is_no_reason_to_end_a_worker() {
+        let text = QUERY.replace("22001", "-1");
+        assert_eq!(query(&text).wish.unwrap_err(), "-1 is no port");
+    }
+
+    #[test]
+    fn a_server_listens_at_the_port_that_it_got_for_port_0() {
+        let place = |text: &str| match read(text.as_bytes()) {
+            Ok(FromNode::Listening(place)) => place,
+            Ok(FromNode::Query(query)) => query.place,
+            other => panic!("{text}: {other:?}"),
+        };
+        let asked = place(&QUERY.replace("22001", "0"));
+        let listening = QUERY.replace("queryServer", "listening");
+        assert!(place(&listening).is_of(&asked));
+        assert!(!place(&listening.replace(r#""index":0"#, r#""index":1"#)).is_of(&asked));
+        assert!(!place(&listening).is_of(&place(&QUERY.replace("22001", "22002"))));
+    }
+
+    #[test]
+    fn answers_are_read_in_their_usual_form_and_in_any_other() {
+        let answer = |text: &str| match read(text.as_bytes()) {
+            Ok(FromNode::Answer { number, is_accepted }) => Some((number, is_accepted)),
+            other => panic!("{text}: {other:?}"),
+        };
+        assert_eq!(answer(r#"{"cmd":"NODE_CLUSTER","ack":770,"accepted":true,"seq":7}"#), Some((770, true)));
+        assert_eq!(answer(r#"{"cmd":"NODE_CLUSTER","ack":770,"accepted":false,"seq":7}"#), Some((770, false)));
+        assert_eq!(answer(r#"{ "seq":7, "accepted":true, "ack":770, "cmd":"NODE_CLUSTER"}"#), Some((770, true)));
+        assert!(matches!(read(br#"{"cmd":"NODE_HANDLE_ACK"}"#), Ok(FromNode::Ack)));
+        assert!(matches!(read(br#" {"cmd": "NODE_HANDLE_NACK"}"#), Ok(FromNode::Nack)));
+    }
+
+    #[test]
+    fn what_is_not_nodes_own_is_the_programs() {
+        let its =
+            ["\"ready\"", "7", "null", "[1]", r#"{"cmd":"NODE_"}"#, r#"{"cmd":"fooNODE_X"}"#, r#"{"cmd":5}"#, " {} "];
+        for text in its {
+            let Ok(FromNode::Message(body)) = read(text.as_bytes()) else { panic!("{text}") };
+            assert_eq!(body.as_str(), text.trim());
+        }
+        let unknown =
+            [r#"{"cmd":"NODE_NEW"}"#, r#"{"cmd":"NODE_CLUSTER","act":"x"}"#, r#"{"cmd":"NODE_CLUSTER","ack":-1}"#];
+        for text in unknown {
+            assert!(matches!(read(text.as_bytes()), Ok(FromNode::Unknown)), "{text}");
+        }
+        for text in ["", "{", "nonsense", "{\"cmd\":\"NODE_CLUSTER\",\"seq\":\"x\"}", "1 2", "\u{0}"] {
+            assert!(read(text.as_bytes()).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn what_is_said_is_what_nodes_own_primary_says() {
+        let address = |text: &str| text.parse::<Address>().unwrap();
+        let value = |line: String| serde_json::from_str::<Value>(&line).unwrap();
+        let tickets = Body::of(&json!({ "ticketKeys": "00" })).unwrap();
+        assert_eq!(
+            value(granted(2, LaneId(3), &address("127.0.0.1:80"), Some(&tickets))),
+            json!({ "cmd": "NODE_CLUSTER", "errno": null, "key": "3", "ack": 2, "data": { "ticketKeys": "00" },
+                    "sockname": { "address": "127.0.0.1", "family": "IPv4", "port": 80 } })
+        );
+        assert!(value(granted(2, LaneId(3), &address("unix:/u"), None)).get("sockname").is_none());
+        assert_eq!(value(refused(2, 98, Some(&tickets)))["data"], json!({ "ticketKeys": "00" }));
+        let mut line = String::from("of before");
+        write_connection(&mut line, LaneId(3), 9);
+        assert_eq!(
+            value(line),
+            json!({ "cmd": "NODE_HANDLE", "type": "net.Native",
+                    "msg": { "cmd": "NODE_CLUSTER", "act": "newconn", "key": "3", "seq": connection_number(LaneId(3), 9) } })
+        );
+    }
+
+    proptest! {
+        #[test]
+        fn any_bytes_are_read_or_refused(line in proptest::collection::vec(any::<u8>(), 0..200)) {
+            let _ = read(&line);
+        }
+
+        #[test]
+        fn any_message_of_nodes_with_strange_fields_is_read_or_refused(
+            name in "act|ack|seq|key|address|port|fd|flags|backlog|index|data|accepted|addressType",
+            strange in "null|true|-1|1e99|\"x\"|\\[\\]|\\{\\}|18446744073709551615|\"\"",
+        ) {
+            for act in ["queryServer", "listening", "close", "exitedAfterDisconnect", "online"] {
+                let text = format!(r#"{{"cmd":"NODE_CLUSTER","act":"{act}","seq":1,"{name}":{strange}}}"#);
+                let _ = read(text.as_bytes());
+            }
+        }
+
+        #[test]
+        fn a_connection_is_found_again_by_its_number(lane in any::<u8>(), sequence in 0u64..1 << 45) {
+            prop_assert_eq!(connection_of(connection_number(LaneId(lane), sequence)), (LaneId(lane), sequence));
+        }
+    }
 }

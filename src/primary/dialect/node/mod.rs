@@ -11,6 +11,8 @@
 
 pub mod channel;
 pub mod messages;
+#[cfg(test)]
+mod tests;
 
 use std::collections::VecDeque;
 use std::ffi::OsString;
