@@ -309,6 +309,8 @@ const PURE_FILES: &[&str] = &[
     "src/cli/client/rates.rs",
     "src/primary/admin/ring.rs",
     "src/primary/events/json.rs",
+    "src/primary/dialect/node/reading.rs",
+    "src/primary/dialect/node/writing.rs",
     "src/primary/scheduler.rs",
     "src/primary/policy/mod.rs",
     "src/primary/policy/least_connections.rs",

@@ -5,7 +5,9 @@ use std::io;
 use std::os::fd::{AsFd, OwnedFd, RawFd};
 use std::sync::Arc;
 
-use super::dialect::{Dialect, native, node};
+use mio::Interest;
+
+use super::dialect::{Dialect, DialectKind, native, node};
 use super::events::Who;
 use super::hearing::Hearing;
 use super::lanes::{self, Figures, InFlight, Lane, Phase};
@@ -30,6 +32,8 @@ pub struct Register {
     last_id: u32,
     /// Workers started, by slot.
     started: BTreeMap<Slot, u64>,
+    /// There is, or was, a worker whose channel carries connections.
+    has_busy_channels: bool,
 }
 
 /// One worker.
@@ -45,6 +49,8 @@ pub struct Worker {
     pub process: Process,
     /// How it is spoken to.
     pub dialect: Dialect,
+    /// What its channel is watched for.
+    pub interest: Interest,
     /// How much of the primary's time it has taken by talking.
     pub hearing: Hearing,
     /// Its scoreboard.
@@ -107,9 +113,10 @@ impl Register {
     /// # Errors
     /// As [`baggage::unpack`]; `InvalidData` for a board that is none.
     pub fn restore(saved: Vec<Saved>, last_id: u32, slot_starts: Vec<(Slot, u64)>) -> io::Result<Self> {
+        let has_busy_channels = saved.iter().any(|saved| saved.node.is_some());
         let workers = saved.into_iter().map(|saved| Ok((saved.id, Worker::restore(saved)?)));
         let started = slot_starts.into_iter().collect();
-        Ok(Self { workers: workers.collect::<io::Result<_>>()?, last_id, started })
+        Ok(Self { workers: workers.collect::<io::Result<_>>()?, last_id, started, has_busy_channels })
     }
 
     /// The id of the last worker.
@@ -126,6 +133,7 @@ impl Register {
     /// Enters a worker.
     pub fn enter(&mut self, worker: Worker) {
         *self.started.entry(worker.slot).or_default() += 1;
+        self.has_busy_channels |= worker.dialect.kind() == DialectKind::Node;
         self.workers.insert(worker.id, worker);
     }
 
@@ -160,6 +168,11 @@ impl Register {
     /// As [`iter`](Self::iter).
     pub fn iter_mut(&mut self) -> impl Iterator<Item = &mut Worker> {
         self.workers.values_mut()
+    }
+
+    /// Those whose channels carry connections, and maybe others.
+    pub fn with_busy_channels(&mut self) -> impl Iterator<Item = &mut Worker> {
+        self.workers.values_mut().take_while(|_| self.has_busy_channels)
     }
 
     /// All of them, by id.
@@ -204,6 +217,7 @@ impl Worker {
             slot,
             generation,
             process,
+            interest: dialect.interest(),
             dialect,
             hearing: Hearing::default(),
             board,
@@ -249,12 +263,14 @@ impl Worker {
         let board = Scoreboard::open(baggage::unpack(saved.board)?)?;
         let lanes = (0..).map(LaneId).zip(saved.lanes);
         let lanes = lanes.map(|(id, lane)| lane.map(|lane| Lane::restore(lane, board.lane(id))).transpose());
+        let dialect = Dialect::restore((saved.dialect, saved.node))?;
         Ok(Self {
             id: saved.id,
             slot: saved.slot,
             generation: saved.generation,
             process: Process::inherited(saved.pid, baggage::unpack(saved.pidfd)?),
-            dialect: Dialect::restore((saved.dialect, saved.node))?,
+            interest: dialect.interest(),
+            dialect,
             hearing: Hearing::default(),
             limits: saved.limits,
             due_since: saved.due_since,

@@ -10,6 +10,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd, RawFd};
 use std::sync::Arc;
 use std::time::Duration;
 
+use mio::Interest;
 use serde::{Deserialize, Serialize};
 
 use super::address::Address;
@@ -315,6 +316,33 @@ impl Dialect {
         match self {
             Self::Native(_) => false,
             Self::Node(node) => node.may_be_silent(),
+        }
+    }
+
+    /// The channel has become readable; if the worker has closed its end, to the end.
+    pub fn has_become_readable(&mut self, is_closed: bool) {
+        match self {
+            Self::Native(_) => {}
+            Self::Node(node) => node.has_become_readable(is_closed),
+        }
+    }
+
+    /// How many messages of a dead worker are heard. Its channel holds less; a child that it left behind may go on
+    /// writing.
+    pub fn last_words_max(&self) -> usize {
+        match self {
+            Self::Native(_) => 1 << 10,
+            // Of any length: one call of Node's can write many of them.
+            Self::Node(_) => 1 << 17,
+        }
+    }
+
+    /// What the channel is watched for. Where connections go through it, every one that is taken would make it writable
+    /// once more: there that is asked only while something waits.
+    pub fn interest(&self) -> Interest {
+        match self {
+            Self::Node(node) if !node.is_behind() => Interest::READABLE,
+            Self::Native(_) | Self::Node(_) => Interest::READABLE | Interest::WRITABLE,
         }
     }
 

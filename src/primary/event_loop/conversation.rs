@@ -29,8 +29,6 @@ enum Heard {
 
 /// How much of a text of a worker is repeated to people.
 const ECHO_MAX: usize = 200;
-/// How many packets of a dead worker are heard. Its channel holds less; a child that it left behind may go on writing.
-const LAST_WORDS_MAX: usize = 1024;
 
 impl Primary {
     /// Hears what a worker has to say, for one turn and not before its time. The rest comes with
@@ -71,9 +69,18 @@ impl Primary {
         }
     }
 
+    /// There is something to hear; if the worker has closed its end of its channel, also that.
+    pub(super) fn channel_has_become_readable(&mut self, id: WorkerId, is_closed: bool) {
+        if let Some(worker) = self.workers.get_mut(id) {
+            worker.dialect.has_become_readable(is_closed);
+        }
+    }
+
     /// Hears a dead worker to the end.
     pub(super) fn hear_last_words(&mut self, id: WorkerId) {
-        for _ in 0..LAST_WORDS_MAX {
+        self.channel_has_become_readable(id, true);
+        let max = self.workers.get(id).map_or(0, |worker| worker.dialect.last_words_max());
+        for _ in 0..max {
             if self.hear_once(id) == Heard::Nothing {
                 break;
             }

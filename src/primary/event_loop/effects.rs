@@ -137,7 +137,7 @@ impl Primary {
         let registry = self.poll.registry();
         let (control, exit) = (Source::Control(id).token(), Source::Exit(id).token());
         let registered = registry
-            .register(&mut SourceFd(&dialect.as_fd().as_raw_fd()), control, Interest::READABLE | Interest::WRITABLE)
+            .register(&mut SourceFd(&dialect.as_fd().as_raw_fd()), control, dialect.interest())
             .and_then(|()| registry.register(&mut SourceFd(&process.as_fd().as_raw_fd()), exit, Interest::READABLE));
         if let Err(error) = registered {
             process.kill_and_wait(); // nobody would ever see its end

@@ -1,12 +1,14 @@
 //! Messages between workers and whoever started the primary, and the packets that wait for a worker to read.
 
 use std::io;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::sync::Arc;
 
+use mio::unix::SourceFd;
 use nix::errno::Errno;
 
 use super::Primary;
+use super::token::Source;
 use crate::primary::commands::Undelivered;
 use crate::primary::dialect::Message;
 use crate::primary::events::Event;
@@ -64,6 +66,22 @@ impl Primary {
         if was_behind && !worker.dialect.is_behind() {
             for lane in worker.lane_ids() {
                 self.look_for_room(id, lane);
+            }
+        }
+    }
+
+    /// Channels for which something has begun, or ceased, to wait are watched accordingly.
+    pub(super) fn watch_channels(&mut self) {
+        let registry = self.poll.registry();
+        for worker in self.workers.with_busy_channels().filter(|it| it.state() != State::Disconnected) {
+            let interest = worker.dialect.interest();
+            if interest == worker.interest {
+                continue;
+            }
+            let (fd, token) = (worker.dialect.as_fd().as_raw_fd(), Source::Control(worker.id).token());
+            match registry.reregister(&mut SourceFd(&fd), token, interest) {
+                Ok(()) => worker.interest = interest,
+                Err(error) => log::error!("worker={} its channel cannot be watched: {error}", worker.id),
             }
         }
     }

@@ -269,6 +269,7 @@ impl Primary {
                     shutdown_timeout: self.settings.plan.shutdown_timeout,
                 });
             }
+            self.watch_channels();
             let timeout = if more { Some(Duration::ZERO) } else { self.timeout() };
             match self.poll.poll(&mut events, timeout) {
                 Err(error) if error.kind() != io::ErrorKind::Interrupted => return Err(error),
@@ -280,6 +281,7 @@ impl Primary {
                     Source::Listener(index) => self.listeners[index].has_become_readable(),
                     Source::Deal(worker, lane) => self.hear_from_below(worker, lane),
                     Source::Control(worker) => {
+                        self.channel_has_become_readable(worker, event.is_read_closed());
                         self.send_waiting(worker);
                         self.hear_worker(worker);
                     }

@@ -68,9 +68,8 @@ impl Primary {
         for worker in self.workers.iter() {
             let add =
                 |fd: i32, source: Source| registry.register(&mut SourceFd(&fd), source.token(), Interest::READABLE);
-            let both_ways = Interest::READABLE | Interest::WRITABLE;
             let (control, token) = (worker.dialect.as_fd().as_raw_fd(), Source::Control(worker.id).token());
-            registry.register(&mut SourceFd(&control), token, both_ways)?;
+            registry.register(&mut SourceFd(&control), token, worker.interest)?;
             add(worker.process.as_fd().as_raw_fd(), Source::Exit(worker.id))?;
             for (lane_id, lane) in worker.lanes() {
                 if let Some(end) = lane.primary_end() {

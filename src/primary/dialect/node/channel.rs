@@ -32,6 +32,10 @@ pub struct Channel {
     input: Vec<u8>,
     read: usize,
     searched: usize,
+    /// The last receive has emptied the socket, as far as can be told: another one is not worth its system call.
+    is_empty: bool,
+    /// The worker has closed its end, which only another receive can tell.
+    is_closed: bool,
     /// Descriptors of lines that have not been read yet.
     fds: VecDeque<OwnedFd>,
 }
@@ -68,7 +72,8 @@ impl Channel {
     }
 
     fn of(socket: OwnedFd) -> Self {
-        Self { socket, input: Vec::new(), read: 0, searched: 0, fds: VecDeque::new() }
+        let (is_empty, is_closed) = (false, false);
+        Self { socket, input: Vec::new(), read: 0, searched: 0, is_empty, is_closed, fds: VecDeque::new() }
     }
 
     /// What the next image needs to go on with it.
@@ -89,9 +94,18 @@ impl Channel {
         Ok(Self { input: saved.input, fds, ..Self::of(baggage::unpack(saved.socket)?) })
     }
 
-    /// Receives what there is, at most a buffer full.
+    /// It has become readable; if the worker has closed its end, to the end.
+    pub fn has_become_readable(&mut self, is_closed: bool) {
+        self.is_empty = false;
+        self.is_closed |= is_closed;
+    }
+
+    /// Receives what there is, at most a buffer full. After [`Received::Nothing`], wait until the channel is readable.
     pub fn receive(&mut self, buffer: &mut Buffer) -> Received {
         self.forget_what_was_read();
+        if std::mem::take(&mut self.is_empty) {
+            return Received::Nothing;
+        }
         let received = match fd_passing::receive(self.socket.as_fd(), &mut buffer.0, Wait::Never) {
             Ok(received) => received,
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Received::Nothing,
@@ -102,6 +116,8 @@ impl Channel {
         if received.len == 0 {
             return Received::End;
         }
+        // The kernel ends a receive behind a descriptor, with more to come. Otherwise it goes on to the last byte.
+        self.is_empty = received.len < buffer.0.len() && received.fd.is_none() && !self.is_closed;
         self.fds.extend(received.fd);
         self.input.extend_from_slice(&buffer.0[..received.len]);
         if self.input.len() > LINE_MAX_BYTES {

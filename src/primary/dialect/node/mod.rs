@@ -1,5 +1,6 @@
 //! The Node dialect: what Node's own cluster primary speaks with its workers, so that Node programs are workers as they
-//! are. What the lines are is in [`messages`], how they travel in [`channel`]; this is the conversation.
+//! are. What the lines are is in `reading.rs` and `writing.rs`, how they travel in `channel.rs`; this is the
+//! conversation.
 //!
 //! A Node worker acknowledges what it is dealt and can refuse it. Until then the primary keeps its copy of the
 //! connection, in the [lane](crate::primary::lanes), for nobody could receive it back out of the channel. Three rules
@@ -9,8 +10,10 @@
 //! - Once it may leave, no descriptor is sent any more: one that is read together with that answer kills it.
 //! - It is told to finish once, by `disconnect` or by the answer to its own wish: both together make it throw.
 
-pub mod channel;
-pub mod messages;
+mod channel;
+mod reading;
+mod writing;
+
 #[cfg(test)]
 mod tests;
 
@@ -32,7 +35,7 @@ use crate::protocol::bootstrap;
 use crate::protocol::control::MESSAGES_UNREAD_MAX;
 use crate::protocol::ids::{LaneId, Slot, WorkerId};
 use channel::{Channel, LINE_MAX_BYTES, Received};
-use messages::{FromNode, Place, Query};
+use reading::{FromNode, Place, Query};
 
 /// The number of the channel's descriptor, in decimal. Like the two that follow it is removed by Node before the
 /// program runs.
@@ -53,6 +56,8 @@ pub struct Node {
     channel: Channel,
     options: NodeOptions,
     outbox: Outbox,
+    /// The channel was full when a connection was to be sent.
+    is_full: bool,
     /// How much of the first packet in the outbox has been sent. Its descriptor went with the first byte.
     first_sent_bytes: usize,
     /// What came with descriptors that the worker has not acknowledged, in the order in which they were sent.
@@ -148,6 +153,7 @@ impl Node {
             channel,
             options,
             outbox: Outbox::default(),
+            is_full: false,
             first_sent_bytes: 0,
             unacknowledged: VecDeque::new(),
             asked: Vec::new(),
@@ -183,6 +189,8 @@ impl Node {
             channel: Channel::restore(saved.lines)?,
             options: saved.options,
             outbox: Outbox::restore(saved.outbox)?,
+            // If it is not, trying costs nothing.
+            is_full: true,
             first_sent_bytes: saved.first_sent_bytes,
             unacknowledged: saved.unacknowledged,
             asked: saved.asked,
@@ -207,7 +215,7 @@ impl Node {
                     Received::TooMuch(what) => return Some(Said::Garbage(what.to_owned())),
                 }
             };
-            let said = match messages::read(line) {
+            let said = match reading::read(line) {
                 Ok(message) => self.said(message),
                 Err(malformed) => Ok(Some(Said::Garbage(malformed.0))),
             };
@@ -244,7 +252,7 @@ impl Node {
                 self.to_announce.extend(granted.and_then(|asked| asked.lane));
                 None
             }
-            FromNode::Close(key) => messages::lane_of(&key).map(|lane| {
+            FromNode::Close(key) => writing::lane_of(&key).map(|lane| {
                 self.forget(lane);
                 Said::Close(lane)
             }),
@@ -254,7 +262,7 @@ impl Node {
             },
             FromNode::Nack => return self.lost_in_transit(),
             FromNode::Answer { number, is_accepted } => {
-                let (lane, sequence) = messages::connection_of(number);
+                let (lane, sequence) = writing::connection_of(number);
                 Some(if is_accepted { Said::Took { lane, sequence } } else { Said::Refused { lane, sequence } })
             }
             FromNode::Leaving { request } => match self.leaving {
@@ -264,19 +272,19 @@ impl Node {
                 }
                 Leaving::Told => None,
                 Leaving::Answered => {
-                    self.put(Kind::Answer, messages::may_leave(request), None)?;
+                    self.put(Kind::Answer, writing::may_leave(request), None)?;
                     None
                 }
             },
             FromNode::Message(body) => {
-                if self.readiness == Readiness::Awaited && body.as_str() == messages::READY {
+                if self.readiness == Readiness::Awaited && body.as_str() == reading::READY {
                     self.readiness = Readiness::News;
                 }
                 Some(Said::Message { body, fd: None })
             }
             FromNode::WithHandle(body) => {
                 let fd = self.channel.take_fd();
-                let answer = if fd.is_some() { messages::ACK } else { messages::NACK };
+                let answer = if fd.is_some() { writing::ACK } else { writing::NACK };
                 self.put(Kind::Answer, answer.to_owned(), None)?;
                 fd.map(|fd| Said::Message { body, fd: Some(fd) })
             }
@@ -299,7 +307,7 @@ impl Node {
     }
 
     fn refuse_at_once(&mut self, request: u64, errno: Errno, data: Option<Body>) -> io::Result<Option<Said>> {
-        self.put(Kind::Answer, messages::refused(request, errno as i32, data.as_ref()), None)?;
+        self.put(Kind::Answer, writing::refused(request, errno as i32, data.as_ref()), None)?;
         Ok(None)
     }
 
@@ -312,7 +320,7 @@ impl Node {
                 let asked = self.asked.iter().find(|asked| asked.request == request);
                 let data = asked.and_then(|asked| asked.data.clone());
                 self.forget(lane);
-                self.put(Kind::Answer, messages::refused(request, Errno::EMFILE as i32, data.as_ref()), None)?;
+                self.put(Kind::Answer, writing::refused(request, Errno::EMFILE as i32, data.as_ref()), None)?;
                 Some(Said::Close(lane))
             }
             Some(Sent::Message) => Some(Said::Unknown),
@@ -332,11 +340,13 @@ impl Node {
     /// `WouldBlock` if the worker does not read, or was told to finish; nothing was sent. `EPIPE` if it has closed its
     /// end. `ETOOMANYREFS`: this user has too many descriptors in flight.
     pub fn deal(&mut self, lane: LaneId, sequence: u64, connection: BorrowedFd<'_>) -> io::Result<()> {
-        if self.leaving != Leaving::No || !self.outbox.is_empty() {
+        if self.leaving != Leaving::No || self.is_behind() {
             return Err(io::ErrorKind::WouldBlock.into());
         }
-        messages::write_connection(&mut self.line, lane, sequence);
-        let sent_bytes = self.channel.send(self.line.as_bytes(), Some(connection))?;
+        writing::write_connection(&mut self.line, lane, sequence);
+        let sent = self.channel.send(self.line.as_bytes(), Some(connection));
+        self.is_full = sent.as_ref().is_err_and(|error| error.kind() == io::ErrorKind::WouldBlock);
+        let sent_bytes = sent?;
         self.unacknowledged.push_back(Sent::Connection { lane, sequence });
         let rest = &self.line.as_bytes()[sent_bytes..];
         if !rest.is_empty() {
@@ -355,10 +365,10 @@ impl Node {
         let lane = grant.lane;
         asked.lane = Some(lane);
         let Some(socket) = socket else {
-            let answer = messages::granted(request, lane, &grant.address, grant.data.as_ref());
+            let answer = writing::granted(request, lane, &grant.address, grant.data.as_ref());
             return self.put(Kind::Answer, answer, None);
         };
-        let answer = messages::shared(request, lane, grant.data.as_ref(), asked.datagrams);
+        let answer = writing::shared(request, lane, grant.data.as_ref(), asked.datagrams);
         self.put(Kind::Answer, answer, Some(socket.try_clone_to_owned()?))?;
         self.unacknowledged.push_back(Sent::Listener { request, lane });
         Ok(())
@@ -371,7 +381,7 @@ impl Node {
     pub fn refuse(&mut self, request: u64, errno: i32) -> io::Result<()> {
         let asked = self.asked.iter().position(|asked| asked.request == request);
         let data = asked.and_then(|index| self.asked.swap_remove(index).data);
-        self.put(Kind::Answer, messages::refused(request, errno, data.as_ref()), None)
+        self.put(Kind::Answer, writing::refused(request, errno, data.as_ref()), None)
     }
 
     /// Tells the worker to finish, or answers its wish to.
@@ -383,13 +393,13 @@ impl Node {
             Leaving::No => {
                 self.leaving = Leaving::Told;
                 if self.options.shutdown_message {
-                    self.put(Kind::Answer, messages::SHUTDOWN.to_owned(), None)?;
+                    self.put(Kind::Answer, writing::SHUTDOWN.to_owned(), None)?;
                 }
-                self.put(Kind::Answer, messages::disconnect(), None)
+                self.put(Kind::Answer, writing::disconnect(), None)
             }
             Leaving::Asked(request) => {
                 self.leaving = Leaving::Answered;
-                self.put(Kind::Answer, messages::may_leave(request), None)
+                self.put(Kind::Answer, writing::may_leave(request), None)
             }
             Leaving::Told | Leaving::Answered => Ok(()),
         }
@@ -402,14 +412,14 @@ impl Node {
     /// if [`MESSAGES_UNREAD_MAX`] messages wait, or [`LINE_MAX_BYTES`]; `EMSGSIZE` above that; others of sendmsg(2).
     /// Nothing was sent.
     pub fn message(&mut self, body: &Body, fd: Option<OwnedFd>) -> io::Result<()> {
-        if messages::is_internal(body) {
+        if reading::is_internal(body) {
             let why = "a message whose `cmd` begins with NODE_ is Node's own";
             return Err(io::Error::new(io::ErrorKind::InvalidInput, why));
         }
         if fd.is_some() && self.leaving != Leaving::No {
             return Err(io::ErrorKind::BrokenPipe.into());
         }
-        let line = messages::message(body, fd.as_ref().map(kind_of).transpose()?);
+        let line = writing::message(body, fd.as_ref().map(kind_of).transpose()?);
         if line.len() > LINE_MAX_BYTES {
             return Err(io::Error::from_raw_os_error(nix::libc::EMSGSIZE));
         }
@@ -429,6 +439,7 @@ impl Node {
     /// # Errors
     /// `ETOOMANYREFS`: no event will tell when it is over, try again a little later.
     pub fn send_waiting(&mut self) -> io::Result<()> {
+        self.is_full = false;
         while let Some((line, fd)) = self.outbox.first() {
             let fd = fd.filter(|_| self.first_sent_bytes == 0);
             let (rest, len) = (&line[self.first_sent_bytes..], line.len());
@@ -456,9 +467,14 @@ impl Node {
         !self.options.wait_ready
     }
 
-    /// Whether something waits: no connection is dealt before it.
+    /// Whether something waits for room in the channel: no connection is dealt before it.
     pub fn is_behind(&self) -> bool {
-        !self.outbox.is_empty()
+        self.is_full || !self.outbox.is_empty()
+    }
+
+    /// The channel has become readable; if the worker has closed its end, to the end.
+    pub fn has_become_readable(&mut self, is_closed: bool) {
+        self.channel.has_become_readable(is_closed);
     }
 
     /// Lets a line follow what waits, and sends it at once if nothing does.

@@ -1,4 +1,4 @@
-//! The lines of Node's cluster IPC. Pure: bytes in, what they mean out, and back.
+//! The lines of Node's cluster IPC, as they are read; how they are written is in `writing.rs`. Pure.
 //!
 //! UTF-8 JSON, one value per line. An object whose `cmd` is a string that begins with `NODE_` is Node's own, everything
 //! else is a message of the program. Read in Node's sources (lib/internal/cluster, lib/internal/child_process.js) and
@@ -20,23 +20,15 @@
 //! ```
 //! What no version of Node sends is an error of that worker: nothing here can fail for any other reason.
 
-use std::fmt::Write;
-
 use serde::Deserialize;
 use serde_json::value::RawValue;
 use serde_json::{Value, json};
 
+use super::writing::ACK;
 use crate::primary::address::Address;
 use crate::protocol::body::Body;
 use crate::protocol::control::ListenWish;
-use crate::protocol::ids::LaneId;
 
-/// The answer to a descriptor that has arrived.
-pub const ACK: &str = "{\"cmd\":\"NODE_HANDLE_ACK\"}\n";
-/// The answer to a message that came without its descriptor: Node sends it again.
-pub const NACK: &str = "{\"cmd\":\"NODE_HANDLE_NACK\"}\n";
-/// What pm2 sends before it ends a worker.
-pub const SHUTDOWN: &str = "\"shutdown\"\n";
 /// What a program sends that says itself when it is ready.
 pub const READY: &str = "\"ready\"";
 
@@ -69,7 +61,7 @@ pub enum FromNode {
     Nack,
     /// A connection is its own from now on, or is none of its business.
     Answer {
-        /// The number of the connection and its lane: see [`connection_number`].
+        /// The number of the connection and its lane: see [`connection_number`](super::writing::connection_number).
         number: u64,
         /// Whether it takes it.
         is_accepted: bool,
@@ -281,86 +273,6 @@ impl Place {
     }
 }
 
-/// The number under which a connection goes to a worker, and comes back in its answer.
-pub fn connection_number(lane: LaneId, sequence: u64) -> u64 {
-    sequence << u8::BITS | u64::from(lane.0)
-}
-
-/// The lane and the sequence of a [`connection_number`].
-pub fn connection_of(number: u64) -> (LaneId, u64) {
-    (LaneId(number as u8), number >> u8::BITS)
-}
-
-/// What a worker calls a server. It is told in the answer to its query.
-pub fn key(lane: LaneId) -> String {
-    lane.to_string()
-}
-
-/// The lane of a [`key`].
-pub fn lane_of(key: &str) -> Option<LaneId> {
-    key.parse().ok().map(LaneId)
-}
-
-/// Writes the line that goes with a connection.
-pub fn write_connection(line: &mut String, lane: LaneId, sequence: u64) {
-    line.clear();
-    let number = connection_number(lane, sequence);
-    let _ = writeln!(
-        line,
-        r#"{{"cmd":"NODE_HANDLE","type":"net.Native","msg":{{"cmd":"NODE_CLUSTER","act":"newconn","key":"{lane}","seq":{number}}}}}"#
-    );
-}
-
-/// Answers a query: connections will come under `lane`. `data` is what the first worker on that listener gave to it:
-/// a TLS server dies without. `sockname` is null for a Unix path.
-pub fn granted(request: u64, lane: LaneId, address: &Address, data: Option<&Body>) -> String {
-    let sockname = address.socket_addr().map(|it| {
-        let family = if it.is_ipv6() { "IPv6" } else { "IPv4" };
-        json!({ "address": it.ip().to_string(), "family": family, "port": it.port() })
-    });
-    let key = key(lane);
-    let mut answer = json!({ "cmd": "NODE_CLUSTER", "errno": null, "key": key, "ack": request, "data": data });
-    if let Some(sockname) = sockname {
-        answer["sockname"] = sockname;
-    }
-    line(&answer)
-}
-
-/// Answers a query: the listener's own socket comes with it.
-pub fn shared(request: u64, lane: LaneId, data: Option<&Body>, is_datagrams: bool) -> String {
-    let answer = json!({ "cmd": "NODE_CLUSTER", "errno": 0, "key": key(lane), "ack": request, "data": data });
-    let kind = if is_datagrams { "dgram.Native" } else { "net.Native" };
-    line(&json!({ "cmd": "NODE_HANDLE", "type": kind, "msg": answer }))
-}
-
-/// Answers a query: it is not possible. A TLS server wants its `data` all the same.
-pub fn refused(request: u64, errno: i32, data: Option<&Body>) -> String {
-    // Its key is never used: nothing is open under it.
-    line(&json!({ "cmd": "NODE_CLUSTER", "errno": -errno, "key": "-", "ack": request, "data": data }))
-}
-
-/// Lets a worker go that leaves by itself.
-pub fn may_leave(request: u64) -> String {
-    line(&json!({ "cmd": "NODE_CLUSTER", "ack": request }))
-}
-
-/// Tells a worker to finish.
-pub fn disconnect() -> String {
-    line(&json!({ "cmd": "NODE_CLUSTER", "act": "disconnect" }))
-}
-
-/// A message of whoever started the primary; `kind` is what comes with it, as JSON in Node's words.
-pub fn message(body: &Body, kind: Option<&str>) -> String {
-    match kind {
-        None => format!("{body}\n"),
-        Some(kind) => format!("{{\"cmd\":\"NODE_HANDLE\",\"type\":{kind},\"msg\":{body}}}\n"),
-    }
-}
-
-fn line(value: &Value) -> String {
-    format!("{value}\n")
-}
-
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
@@ -368,7 +280,10 @@ mod tests {
     use super::*;
 
     /// As Node 20 sends them.
-    const QUERY: &str = r#"{"cmd":"NODE_CLUSTER","act":"queryServer","index":0,"data":null,"address":"127.0.0.1","port":22001,"addressType":4,"flags":0,"backlog":false,"seq":2}"#;
+    const QUERY: &str = concat!(
+        r#"{"cmd":"NODE_CLUSTER","act":"queryServer","index":0,"data":null,"address":"127.0.0.1","port":22001,"#,
+        r#""addressType":4,"flags":0,"backlog":false,"seq":2}"#
+    );
 
     fn query(text: &str) -> Query {
         match read(text.as_bytes()) {
@@ -455,27 +370,6 @@ mod tests {
         }
     }
 
-    #[test]
-    fn what_is_said_is_what_nodes_own_primary_says() {
-        let address = |text: &str| text.parse::<Address>().unwrap();
-        let value = |line: String| serde_json::from_str::<Value>(&line).unwrap();
-        let tickets = Body::of(&json!({ "ticketKeys": "00" })).unwrap();
-        assert_eq!(
-            value(granted(2, LaneId(3), &address("127.0.0.1:80"), Some(&tickets))),
-            json!({ "cmd": "NODE_CLUSTER", "errno": null, "key": "3", "ack": 2, "data": { "ticketKeys": "00" },
-                    "sockname": { "address": "127.0.0.1", "family": "IPv4", "port": 80 } })
-        );
-        assert!(value(granted(2, LaneId(3), &address("unix:/u"), None)).get("sockname").is_none());
-        assert_eq!(value(refused(2, 98, Some(&tickets)))["data"], json!({ "ticketKeys": "00" }));
-        let mut line = String::from("of before");
-        write_connection(&mut line, LaneId(3), 9);
-        assert_eq!(
-            value(line),
-            json!({ "cmd": "NODE_HANDLE", "type": "net.Native",
-                    "msg": { "cmd": "NODE_CLUSTER", "act": "newconn", "key": "3", "seq": connection_number(LaneId(3), 9) } })
-        );
-    }
-
     proptest! {
         #[test]
         fn any_bytes_are_read_or_refused(line in proptest::collection::vec(any::<u8>(), 0..200)) {
@@ -491,11 +385,6 @@ mod tests {
                 let text = format!(r#"{{"cmd":"NODE_CLUSTER","act":"{act}","seq":1,"{name}":{strange}}}"#);
                 let _ = read(text.as_bytes());
             }
-        }
-
-        #[test]
-        fn a_connection_is_found_again_by_its_number(lane in any::<u8>(), sequence in 0u64..1 << 45) {
-            prop_assert_eq!(connection_of(connection_number(LaneId(lane), sequence)), (LaneId(lane), sequence));
         }
     }
 }

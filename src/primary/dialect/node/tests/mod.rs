@@ -11,7 +11,10 @@ use crate::protocol::Wait;
 use crate::sys::fd_passing;
 
 const OPTIONS: NodeOptions = NodeOptions { depth: 8, wait_ready: false, shutdown_message: false };
-const QUERY: &str = r#"{"cmd":"NODE_CLUSTER","act":"queryServer","index":0,"data":null,"address":null,"port":80,"addressType":4,"seq":1}"#;
+const QUERY: &str = concat!(
+    r#"{"cmd":"NODE_CLUSTER","act":"queryServer","index":0,"data":null,"address":null,"port":80,"#,
+    r#""addressType":4,"seq":1}"#
+);
 
 /// Both sides of a channel.
 struct Rig {
@@ -32,6 +35,7 @@ impl Rig {
     }
 
     fn hears(&mut self) -> Option<Said> {
+        self.node.has_become_readable(false);
         self.node.hear(&mut self.buffer)
     }
 
