@@ -308,6 +308,7 @@ const PURE_FILES: &[&str] = &[
     "src/cli/dialect/wrapper.rs",
     "src/cli/client/rates.rs",
     "src/primary/admin/ring.rs",
+    "src/primary/dialect/node/inspect.rs",
     "src/primary/events/json.rs",
     "src/primary/dialect/node/reading.rs",
     "src/primary/dialect/node/writing.rs",

@@ -11,7 +11,8 @@ use nix::errno::Errno;
 
 use super::Primary;
 use super::token::Source;
-use crate::primary::dialect::{self, Dialect};
+use crate::primary::dialect::node::inspect::{self, NODE_OPTIONS};
+use crate::primary::dialect::{self, Dialect, DialectKind};
 use crate::primary::events::{self, Who};
 use crate::primary::lanes::{Figures, InFlight};
 use crate::primary::ledger::Counted;
@@ -116,6 +117,12 @@ impl Primary {
         let (dialect, channel) = Dialect::pair(kind, self.settings.node)?;
         let identity = self.settings.identity.as_ref();
         let mut variables: Vec<_> = command.variables.iter().chain(own.into_iter().flatten()).cloned().collect();
+        let arguments = match kind {
+            DialectKind::Native => command.arguments.clone(),
+            DialectKind::Node => {
+                inspect::with_own_port(&command.arguments, &mut variables, std::env::var_os(NODE_OPTIONS), id)
+            }
+        };
         variables.extend(dialect::variables(kind, channel.as_raw_fd(), id, slot, generation));
         let mut output = |stream| {
             let token = Source::Output(id, stream).token();
@@ -124,7 +131,7 @@ impl Primary {
         let (stdout, stderr) = (output(Stream::Stdout)?, output(Stream::Stderr)?);
         let process = Process::spawn(&Launch {
             program: &command.program,
-            arguments: &command.arguments,
+            arguments: &arguments,
             variables: &variables,
             withheld: dialect::foreign_variables(kind),
             directory: command.directory.as_ref(),

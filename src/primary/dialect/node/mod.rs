@@ -11,6 +11,7 @@
 //! - It is told to finish once, by `disconnect` or by the answer to its own wish: both together make it throw.
 
 mod channel;
+pub mod inspect;
 mod reading;
 mod writing;
 
