@@ -106,7 +106,7 @@ fn a_worker_that_was_asked_to_disconnect_finishes_and_its_exit_is_voluntary() {
     let mut client = Client::connect(embedded.address()).unwrap();
     client.send("GET / HTTP/1.1\r\n").unwrap();
     let serving = 1;
-    support::wait_until("worker 1 has the connection", || embedded.status().workers[0].open == 1);
+    support::wait_until("worker 1 has the connection", || embedded.status().workers[0].open == Some(1));
     embedded.disconnect(serving).unwrap();
     assert_eq!(embedded.word(), "fork 3 slot=0 generation=0", "somebody follows whom the primary asked");
     client.send("\r\n").unwrap();

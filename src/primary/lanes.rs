@@ -403,6 +403,7 @@ impl Lane {
         let counts = self.board.counts();
         let dealt = if self.is_shared { counts.taken } else { self.account.dealt() };
         self.counted.note(dealt, counts, &self.board.waits());
+        self.counted.tally.ends_unknown = self.keeps_copies();
         self.counted
     }
 

@@ -102,6 +102,9 @@ pub struct Tally {
     pub closed: u64,
     /// Taken, and neither closed nor given back when the worker's process ended.
     pub cut: u64,
+    /// Workers that do not tell when a connection ends have taken some of them: closed and cut say nothing then.
+    #[serde(default)]
+    pub ends_unknown: bool,
 }
 
 impl Tally {
@@ -132,6 +135,7 @@ impl std::ops::AddAssign for Tally {
         sum(&mut self.taken, other.taken);
         sum(&mut self.closed, other.closed);
         sum(&mut self.cut, other.cut);
+        self.ends_unknown |= other.ends_unknown;
     }
 }
 
@@ -269,8 +273,8 @@ mod tests {
         ledger.enter_lane("a:1", Slot(1), &counted(1, 1, 1));
         ledger.enter_lane("a:1", Slot(0), &counted(2, 2, 0));
         let by_slot = &sums(&ledger, "a:1").by_slot;
-        assert_eq!(by_slot[&Slot(0)], Tally { dealt: 7, taken: 6, closed: 3, cut: 0 });
-        assert_eq!(by_slot[&Slot(1)], Tally { dealt: 1, taken: 1, closed: 1, cut: 0 });
+        assert_eq!(by_slot[&Slot(0)], Tally { dealt: 7, taken: 6, closed: 3, cut: 0, ends_unknown: false });
+        assert_eq!(by_slot[&Slot(1)], Tally { dealt: 1, taken: 1, closed: 1, cut: 0, ends_unknown: false });
     }
 
     #[test]

@@ -6,6 +6,7 @@ use std::net::SocketAddr;
 
 use serde::{Deserialize, Serialize};
 
+use super::dialect::DialectKind;
 use super::ledger::Ledger;
 use crate::protocol::ids::Slot;
 use crate::sys::usage;
@@ -84,8 +85,11 @@ pub struct WorkerStatus {
     pub pid: i32,
     /// starting, online, ready, draining or disconnected.
     pub state: String,
-    /// Connections that it has open now.
-    pub open: u64,
+    /// How it is spoken to.
+    #[serde(default = "native")]
+    pub dialect: DialectKind,
+    /// Connections that it has open now; `None`: Node workers do not tell when one ends.
+    pub open: Option<u64>,
     /// Connections that were dealt to it and that it has taken.
     pub taken: u64,
     /// Connections that wait for it now.
@@ -105,6 +109,11 @@ pub struct WorkerStatus {
     /// Its time on the processors so far.
     #[serde(default)]
     pub cpu_seconds: f64,
+}
+
+/// What all workers were before there were others.
+fn native() -> DialectKind {
+    DialectKind::Native
 }
 
 /// One listener.

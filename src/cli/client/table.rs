@@ -7,6 +7,7 @@ use anstyle::{AnsiColor, Style};
 
 use super::harmless;
 use super::rates::{Rates, is_counted};
+use crate::primary::settings::DialectKind;
 use crate::primary::status::{ListenerStatus, State, Status, WorkerStatus};
 
 /// Between two columns.
@@ -104,12 +105,13 @@ fn of_listener(listener: &ListenerStatus, rates: Option<&Rates>) -> [Cell; 9] {
     ]
 }
 
-const WORKER_TITLES: [(&str, Side); 15] = [
+const WORKER_TITLES: [(&str, Side); 16] = [
     ("WORKER", Right),
     ("SLOT", Right),
     ("GENERATION", Right),
     ("PID", Right),
     ("STATE", Left),
+    ("DIALECT", Left),
     ("OPEN", Right),
     ("UNTAKEN", Right),
     ("TAKEN", Right),
@@ -122,11 +124,16 @@ const WORKER_TITLES: [(&str, Side); 15] = [
     ("AGE", Left),
 ];
 
-fn of_worker(worker: &WorkerStatus, rates: Option<&Rates>) -> [Cell; 15] {
+fn of_worker(worker: &WorkerStatus, rates: Option<&Rates>) -> [Cell; 16] {
     let style = match worker.state.as_str() {
         "ready" => GOOD,
         "disconnected" => BAD,
         _ => UNDER_WAY,
+    };
+    // The usual one is not worth a column.
+    let dialect = match worker.dialect {
+        DialectKind::Native => None,
+        DialectKind::Node => Some("node"),
     };
     let rates = rates.and_then(|rates| rates.workers.get(&worker.id));
     let share = rates.and_then(|it| it.share);
@@ -136,7 +143,8 @@ fn of_worker(worker: &WorkerStatus, rates: Option<&Rates>) -> [Cell; 15] {
         Cell::plain(worker.generation),
         Cell::plain(worker.pid),
         Cell::new(&worker.state, style),
-        Cell::plain(worker.open),
+        Cell::optional(dialect.map(str::to_owned)),
+        Cell::optional(worker.open.map(|open| open.to_string())),
         Cell::plain(worker.untaken),
         Cell::plain(worker.taken),
         Cell::optional(rates.map(|it| format!("{:.1}", it.takes))),
@@ -229,7 +237,8 @@ pub(super) mod tests {
             generation: 0,
             pid: 1000,
             state: "ready".into(),
-            open: 0,
+            dialect: DialectKind::Native,
+            open: Some(0),
             taken: 0,
             untaken: 0,
             dealt: 0,

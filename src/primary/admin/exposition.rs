@@ -252,17 +252,25 @@ impl Exposition {
         sums.into_iter().map(|(listener, value)| (of_listener(listener), value))
     }
 
+    /// By listener and slot.
+    fn lanes(&self) -> impl Iterator<Item = (Labels, &Tally)> {
+        self.metrics.ledger.listeners().flat_map(|(listener, sums)| {
+            sums.by_slot.iter().map(move |(slot, tally)| (of_lane(listener, *slot), tally))
+        })
+    }
+
     fn tell_lanes(&self, families: &mut Families<'_>) -> fmt::Result {
-        let each = |value: fn(&Tally) -> u64| {
-            self.metrics.ledger.listeners().flat_map(move |(listener, sums)| {
-                sums.by_slot.iter().map(move |(slot, tally)| (of_lane(listener, *slot), value(tally)))
-            })
-        };
+        let each = |value: fn(&Tally) -> u64| self.lanes().map(move |(labels, tally)| (labels, value(tally)));
         families.counter("dealt", "Connections dealt, those that had come back included.", each(|it| it.dealt))?;
         families.counter("taken", "Connections taken by workers.", each(|it| it.taken))?;
-        families.counter("closed", "Connections closed or given back by workers.", each(|it| it.closed))?;
-        families.counter("cut", "Connections that were open when their worker's process ended.", each(|it| it.cut))?;
-        families.gauge("open_connections", "Connections that workers have.", each(Tally::open))?;
+        // No number is better than a wrong one.
+        let ends = |value: fn(&Tally) -> u64| {
+            let known = self.lanes().filter(|(_, tally)| !tally.ends_unknown);
+            known.map(move |(labels, tally)| (labels, value(tally)))
+        };
+        families.counter("closed", "Connections closed or given back by workers.", ends(|it| it.closed))?;
+        families.counter("cut", "Connections that were open when their worker's process ended.", ends(|it| it.cut))?;
+        families.gauge("open_connections", "Connections that workers have.", ends(Tally::open))?;
         let untaken = self.metrics.untaken.iter().map(|((listener, slot), count)| (of_lane(listener, *slot), *count));
         families.gauge("untaken_connections", "Connections dealt that wait for their worker.", untaken)
     }

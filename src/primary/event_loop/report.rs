@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 
 use super::Primary;
+use crate::primary::dialect::DialectKind;
 use crate::primary::lifecycle;
 use crate::primary::listeners::Listener;
 use crate::primary::returned::Reason;
@@ -85,15 +86,20 @@ impl Primary {
 }
 
 fn of_worker(worker: &Worker, restarts: u64, now: Monotonic) -> WorkerStatus {
-    let figures = worker.figures();
+    let (figures, dialect) = (worker.figures(), worker.dialect.kind());
+    let open = match dialect {
+        // The worker writes both at any time: a closed one may be seen before it is seen taken.
+        DialectKind::Native => Some(figures.taken.saturating_sub(figures.closed)),
+        DialectKind::Node => None,
+    };
     WorkerStatus {
         id: worker.id.0,
         slot: worker.slot.0,
         generation: worker.generation,
         pid: worker.process.pid(),
         state: worker.state().name().to_owned(),
-        // The worker writes both at any time: a closed one may be seen before it is seen taken.
-        open: figures.taken.saturating_sub(figures.closed),
+        dialect,
+        open,
         taken: figures.taken,
         untaken: figures.untaken,
         dealt: figures.dealt,

@@ -88,7 +88,9 @@ function showTiles({ counters, workers, workers_wanted: wanted }) {
   const ready = workers.filter((worker) => worker.state === "ready").length;
   setText(part("accepts"), format.rate(rates.accepts));
   setText(part("accepted"), `${format.count(counters.accepted)} so far`);
-  setText(part("open"), format.count(sum("open")));
+  // Node workers do not tell.
+  const open = workers.map((worker) => worker.open).filter((count) => count !== null);
+  setText(part("open"), format.count(open.length > 0 || workers.length === 0 ? total(open) : NaN));
   setText(part("untaken"), `${format.count(sum("untaken"))} untaken`);
   setText(part("ready"), `${format.count(ready)} of ${format.count(wanted)}`);
   part("ready").className = ready < wanted ? "warn" : "";
