@@ -252,6 +252,11 @@ impl Settings {
     }
 
     /// All of them, the one without a group first.
+    pub fn commands(&self) -> impl Iterator<Item = &Command> {
+        std::iter::once(&self.command).chain(self.groups.iter().map(|group| &group.command))
+    }
+
+    /// As [`commands`](Self::commands).
     pub fn commands_mut(&mut self) -> impl Iterator<Item = &mut Command> {
         std::iter::once(&mut self.command).chain(self.groups.iter_mut().map(|group| &mut group.command))
     }

@@ -15,6 +15,8 @@ pub mod identity;
 pub mod inherited;
 pub mod limits;
 #[cfg(feature = "primary")]
+pub mod listening;
+#[cfg(feature = "primary")]
 pub mod process;
 #[cfg(feature = "tokio")]
 pub mod reactor;

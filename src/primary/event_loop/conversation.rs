@@ -7,7 +7,7 @@ use std::time::Duration;
 use mio::unix::SourceFd;
 
 use super::Primary;
-use crate::primary::dialect::{Said, Welcome};
+use crate::primary::dialect::{DialectKind, Said, Welcome};
 use crate::primary::events;
 use crate::primary::hearing::HEARD_PER_TURN;
 use crate::primary::lifecycle::{self, State};
@@ -142,6 +142,9 @@ impl Primary {
         worker.open_files_max = open_files_max;
         self.subscribers.tell_of(worker.who(), || events::Event::Online { worker: id });
         log::debug!("worker={id} pid={} online open_files_max={open_files_max}", worker.process.pid());
+        if worker.dialect.kind() == DialectKind::Node {
+            self.bypass.expect(Monotonic::now());
+        }
         let is_late = worker.state() == State::Draining;
         let (slot, generation, idle_timeout) = (worker.slot, worker.generation, self.settings.idle_timeout);
         let welcome = Welcome { worker: id, slot, generation, idle_timeout };

@@ -27,10 +27,12 @@ use crate::protocol::ids::{LaneId, Slot, WorkerId};
 use crate::protocol::time::Monotonic;
 use crate::sys::signals::{Signal, Signals};
 use crate::sys::{clock, process};
+use bypass::Bypass;
 use commands::{Departure, ReloadRequests};
 use reconfiguring::Reconfiguration;
 use token::Source;
 
+mod bypass;
 mod coming_back;
 mod commands;
 mod conversation;
@@ -93,6 +95,7 @@ pub struct Primary {
     next_look: Option<Monotonic>,
     /// When to look for workers that have served long enough; `None` if nothing makes them due.
     next_due_look: Option<Monotonic>,
+    bypass: Bypass,
     /// Lanes with connections that were given back and could not be received yet.
     unheard: Vec<(WorkerId, LaneId)>,
     /// Workers that have more to say than they have been heard.
@@ -181,6 +184,7 @@ impl Primary {
             lock: None,
             supervisor: Supervisor::new(settings.plan),
             next_due_look: (!settings.recycle.is_off()).then_some(now),
+            bypass: Bypass::default(),
             settings,
             poll,
             signals: None,
@@ -304,6 +308,7 @@ impl Primary {
             self.unasked_at,
             self.next_look,
             self.next_due_look,
+            self.bypass.next_look,
             self.deserted_deadline(),
             self.outputs.deadline(),
             self.hearing_deadline(),
@@ -342,6 +347,9 @@ impl Primary {
         }
         if self.next_due_look.is_some_and(|at| now >= at) {
             self.look_for_due(now);
+        }
+        if self.bypass.next_look.is_some_and(|at| now >= at) {
+            self.look_for_bypass(now);
         }
         if self.deserted_deadline().is_some_and(|at| now >= at) {
             self.close_deserted(now);
