@@ -1,6 +1,6 @@
 //! Tortures croupier: every scenario under load, one table, and exit code 1 if a single client was lost.
 //!
-//! `scripts/torture [--quick] [-v] [--connections N] [--rate N] [--seed N] [SCENARIO]...`
+//! `scripts/torture [--quick] [-v] [--connections N] [--rate N] [--seed N] [--node] [SCENARIO]...`
 
 #[path = "../tests/support/mod.rs"]
 mod support;
@@ -10,7 +10,7 @@ mod torture;
 use std::process::ExitCode;
 use std::time::Instant;
 
-use torture::scenario::{ALL, Extent, Scenario};
+use torture::scenario::{Extent, Scenario};
 use torture::table::{self, Row};
 
 /// Details of one row that are shown without `-v`.
@@ -27,7 +27,7 @@ fn main() -> ExitCode {
         Ok(arguments) => arguments,
         Err(what) => {
             eprintln!("torture: {what}\nscenarios:");
-            ALL.iter().for_each(|it| eprintln!("  {:<24} {}", it.name, it.what));
+            torture::scenarios().for_each(|it| eprintln!("  {:<24} {}", it.name, it.what));
             return ExitCode::from(2);
         }
     };
@@ -76,14 +76,15 @@ fn read_arguments(arguments: impl Iterator<Item = String>) -> Result<Arguments, 
             "--occurrences" => extent.occurrences = number()?.into(),
             "--rate" => extent.rate = number()?,
             "--seed" => extent.seed = number()?.into(),
-            name => match ALL.iter().find(|it| it.name == name) {
+            "--node" => scenarios.extend(&torture::node::ALL),
+            name => match torture::scenarios().find(|it| it.name == name) {
                 Some(scenario) => scenarios.push(scenario),
                 None => return Err(format!("no scenario {name}")),
             },
         }
     }
     if scenarios.is_empty() {
-        scenarios = ALL.iter().collect();
+        scenarios = torture::scenarios().collect();
     }
     Ok(Arguments { extent, is_verbose, scenarios })
 }

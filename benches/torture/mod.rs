@@ -3,6 +3,7 @@
 //!
 //! ```text
 //!   scenario   what is done to whom, how often ── Croupier (tests/support)
+//!   node       the same with Node programs, and with Node's own primary
 //!   load       the clients                     ── what each of them has seen
 //!   verdict    answered, cut or lost           ── by the accounts that croupier logs at each worker's exit
 //!   table      one line per scenario
@@ -14,8 +15,14 @@
 pub mod chance;
 pub mod client;
 pub mod load;
+pub mod node;
 pub mod peers;
 pub mod scenario;
 pub mod stage;
 pub mod table;
 pub mod verdict;
+
+/// Every scenario, in the order of the table.
+pub fn scenarios() -> impl Iterator<Item = &'static scenario::Scenario> {
+    scenario::ALL.iter().chain(&node::ALL)
+}

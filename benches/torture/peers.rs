@@ -99,9 +99,10 @@ impl Peer {
         let cut = if act == Act::Reload { 0 } else { cuts.min(acts) };
         let describe = |what: &super::client::Failure| format!("{:?} while {:?}", what.what, what.moment);
         let lost = tally.failures.iter().skip(cut as usize).map(describe).collect();
-        let hung = tally.failures.iter().filter(|it| it.what == What::Hung).count();
-        let mut row = row(name, &tally, Verdict { cut, lost, ..Verdict::default() }, acts);
-        row.notes.push(format!("no account: one cut per kill is believed; {hung} of the lost hang"));
+        let count = |what: What| tally.failures.iter().filter(|it| it.what == what).count() as u64;
+        let (refused, hung) = (count(What::Refused), count(What::Hung));
+        let mut row = row(name, &tally, Verdict { cut, lost, refused, hung, ..Verdict::default() }, acts);
+        row.notes.push("no account: one cut per kill is believed".to_owned());
         row.is_comparison = true;
         row
     }

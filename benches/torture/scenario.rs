@@ -438,7 +438,7 @@ impl Play {
 }
 
 /// Writes croupier's log where it can be read afterwards.
-fn keep_log(name: &str, stage: &Stage) -> String {
+pub fn keep_log(name: &str, stage: &Stage) -> String {
     let path = std::env::temp_dir().join(format!("croupier-torture-{name}.log"));
     let text = stage.croupier.log().to_string();
     match std::fs::write(&path, text) {
@@ -509,6 +509,8 @@ pub fn row(name: &str, tally: &Tally, verdict: Verdict, occurrences: u64) -> Row
         answered: tally.served + verdict.sent_home,
         cut: verdict.cut,
         lost: verdict.lost.len() as u64,
+        refused: verdict.refused,
+        hung: verdict.hung,
         p50: percentile(&waits, 0.5),
         p99: percentile(&waits, 0.99),
         max: waits.last().copied().unwrap_or_default(),

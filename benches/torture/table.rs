@@ -13,6 +13,9 @@ pub struct Row {
     pub answered: u64,
     pub cut: u64,
     pub lost: u64,
+    /// Of the lost: nobody listened, or nobody answered.
+    pub refused: u64,
+    pub hung: u64,
     pub p50: Duration,
     pub p99: Duration,
     pub max: Duration,
@@ -34,8 +37,10 @@ impl Row {
 }
 
 pub const HEAD: &str = "\
-| scenario           | clients |  acts | answered |   cut |  lost |  p50 ms |  p99 ms | max ms | fds     | RSS MiB   |
-|--------------------|--------:|------:|---------:|------:|------:|--------:|--------:|-------:|---------|-----------|";
+| scenario             | clients |  acts | answered |   cut |  lost | refused |  hung \
+|  p50 ms |  p99 ms | max ms | fds     | RSS MiB   |
+|----------------------|--------:|------:|---------:|------:|------:|--------:|------:\
+|--------:|--------:|-------:|---------|-----------|";
 
 pub fn line(row: &Row) -> String {
     let ms = |time: Duration| time.as_secs_f64() * 1000.0;
@@ -48,13 +53,16 @@ pub fn line(row: &Row) -> String {
         None => Default::default(),
     };
     format!(
-        "| {:<18} | {:>7} | {:>5} | {:>8} | {:>5} | {:>5} | {:>7.2} | {:>7.2} | {:>6.1} | {fds:<7} | {rss:<9} |",
+        "| {:<20} | {:>7} | {:>5} | {:>8} | {:>5} | {:>5} | {:>7} | {:>5} \
+         | {:>7.2} | {:>7.2} | {:>6.1} | {fds:<7} | {rss:<9} |",
         row.name,
         row.connections,
         row.occurrences,
         row.answered,
         row.cut,
         row.lost,
+        row.refused,
+        row.hung,
         ms(row.p50),
         ms(row.p99),
         ms(row.max),

@@ -48,18 +48,25 @@ pub struct Verdict {
     /// Came when croupier as a whole was ending.
     pub turned_away: u64,
     pub lost: Vec<String>,
+    /// Of the lost: nobody listened, or nobody answered.
+    pub refused: u64,
+    pub hung: u64,
     /// What is wrong although no client has suffered.
     pub faults: Vec<String>,
 }
 
 impl Verdict {
+    /// By the accounts that croupier has logged.
     pub fn of(tally: &Tally, circumstances: &Circumstances, started: Instant) -> Self {
-        let mut verdict = Self::default();
-        let mut allowed: Vec<u64> = Vec::new();
-        for kill in &circumstances.kills {
-            allowed.push(verdict.audit(kill, &circumstances.exits));
-        }
-        verdict.cut_max = allowed.iter().sum();
+        let mut faults = Vec::new();
+        let audited = circumstances.kills.iter().map(|kill| audit(kill, &circumstances.exits, &mut faults));
+        let allowed = audited.collect();
+        Self { faults, ..Self::allowing(allowed, tally, circumstances, started) }
+    }
+
+    /// With so many clients `allowed` to be cut by each kill.
+    pub fn allowing(mut allowed: Vec<u64>, tally: &Tally, circumstances: &Circumstances, started: Instant) -> Self {
+        let mut verdict = Self { cut_max: allowed.iter().sum(), ..Self::default() };
         let mut failures: Vec<&Failure> = tally.failures.iter().collect();
         failures.sort_by_key(|failure| failure.at);
         for failure in failures {
@@ -73,6 +80,8 @@ impl Verdict {
                 allowed[index] -= 1;
                 verdict.cut += 1;
             } else {
+                verdict.refused += u64::from(failure.what == What::Refused);
+                verdict.hung += u64::from(failure.what == What::Hung);
                 verdict.lost.push(describe(failure, circumstances, started));
             }
         }
@@ -85,20 +94,22 @@ impl Verdict {
         self.sent_home += other.sent_home;
         self.turned_away += other.turned_away;
         self.lost.extend(other.lost);
+        self.refused += other.refused;
+        self.hung += other.hung;
         self.faults.extend(other.faults);
     }
+}
 
-    /// Whether a killed worker's account is whole; how many clients it may have had.
-    fn audit(&mut self, kill: &Kill, exits: &[Exit]) -> u64 {
-        let Some(exit) = exits.iter().find(|exit| exit.pid == kill.pid) else {
-            self.faults.push(format!("no exit of killed pid={}", kill.pid));
-            return 0;
-        };
-        if !(0..=1).contains(&exit.unaccounted()) {
-            self.faults.push(format!("dealt - reclaimed != taken + untaken: {}", exit.line));
-        }
-        exit.open_max()
+/// Whether a killed worker's account is whole; how many clients it may have had.
+fn audit(kill: &Kill, exits: &[Exit], faults: &mut Vec<String>) -> u64 {
+    let Some(exit) = exits.iter().find(|exit| exit.pid == kill.pid) else {
+        faults.push(format!("no exit of killed pid={}", kill.pid));
+        return 0;
+    };
+    if !(0..=1).contains(&exit.unaccounted()) {
+        faults.push(format!("dealt - reclaimed != taken + untaken: {}", exit.line));
     }
+    exit.open_max()
 }
 
 /// The earliest kill that explains the failure and whose account is not used up.
