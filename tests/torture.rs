@@ -76,3 +76,23 @@ fn nobody_is_lost_when_all_of_it_happens() {
 fn nobody_who_had_connected_is_lost_when_croupier_ends() {
     nobody_is_lost("term");
 }
+
+#[test]
+fn nobody_is_lost_when_a_node_worker_hangs_and_is_killed() {
+    nobody_is_lost("node-stop");
+}
+
+#[test]
+fn nobody_is_lost_in_a_reload_of_node_workers() {
+    nobody_is_lost("node-reload");
+}
+
+#[test]
+fn nobody_is_refused_when_the_only_node_worker_is_killed() {
+    nobody_is_lost("node-kill-only");
+}
+
+#[test]
+fn nobody_is_lost_when_the_only_node_worker_closes_its_servers() {
+    nobody_is_lost("node-close");
+}

@@ -68,7 +68,7 @@ impl Stage {
         let mut actors: Vec<Actor> = Vec::new();
         for line in self.croupier.log().lines() {
             let Some(pid) = number(&line, "pid=") else { continue };
-            if line.contains(" listening on ") {
+            if line.contains(" listening on ") && !actors.iter().any(|actor| actor.pid == pid) {
                 actors.push(Actor { id: number(&line, "worker=").unwrap_or(0), pid });
             } else if line.contains(" exited ") {
                 actors.retain(|actor| actor.pid != pid);
