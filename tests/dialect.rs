@@ -138,6 +138,28 @@ fn what_node_workers_cannot_do_and_what_only_they_can_is_refused_with_the_remedy
 }
 
 #[test]
+fn workers_that_do_not_start_are_given_the_remedy_for_their_kind() {
+    let directory = Directory::new();
+    fs::write(directory.file("server.js"), "process.exit(3)").unwrap();
+    fs::write(directory.file("package.json"), r#"{"scripts": {"start": "node server.js"}}"#).unwrap();
+    let folder = directory.path().to_str().unwrap();
+    let soon = "--start-timeout=1s";
+    let cases: &[(&[&str], &[&str], &str)] = &[
+        (&[], &["node", "server.js"], "it exited before it listened (code=3); run it by hand to see what it says; if"),
+        (&[], &["npm", "start"], "it becomes the worker itself, and what it starts is none: write -- node server.js"),
+        (&[soon, "--dialect=node"], &["sleep", "99"], "it never said hello within 1s; it must be Node with a program"),
+        (&[soon, "--wait-ready"], &["node", "-e", "setInterval(() => {}, 99)"], "has to say process.send('ready')"),
+        (&[soon], &["sleep", "99"], "it must use croupier's worker library (if it starts Node, write --dialect node)"),
+    ];
+    for (options, command, line) in cases {
+        let limits = ["--chdir", folder, "--workers=1", "--respawn-burst=2/60"];
+        let mut run = support::run(&[&limits, *options].concat());
+        run.arg("--").args(*command);
+        Outcome::of(run).assert_failed(5, line);
+    }
+}
+
+#[test]
 fn the_file_is_named_if_the_option_is_from_there() {
     let directory = Directory::new();
     let file = directory.file("croupier.toml");

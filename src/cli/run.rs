@@ -14,7 +14,7 @@ use crate::primary::admin::Admin;
 use crate::primary::output::OpenError;
 use crate::primary::reexec::state::State;
 use crate::primary::settings::Settings;
-use crate::primary::supervisor::{GaveUp, Outcome};
+use crate::primary::supervisor::Outcome;
 use crate::primary::{Ending, Primary, StartError};
 use crate::sys::limits;
 use crate::sys::signals::{self, Signal, Signals};
@@ -187,17 +187,9 @@ fn conclude(ending: &Ending) -> Result<(), Failure> {
             Err(Failure::new(Exit::Failed, "the last worker has ended, not all of them with exit code 0 (--respawn)"))
         }
         Outcome::GaveUp(why) => {
-            let remedy = match why {
-                GaveUp::NoCommand => "check the path after --",
-                GaveUp::Burst => "run it by hand to see what it says",
-                GaveUp::NeverReady => {
-                    "it must use croupier's worker library; if it only starts slowly, raise --start-timeout"
-                }
-            };
-            Err(Failure::new(
-                Exit::CannotStartWorkers,
-                format!("cannot start workers: `{}`: {detail}; {remedy}", ending.command),
-            ))
+            let (command, remedy) = (ending.command.display(), dialect::remedy(&ending.command, why));
+            let line = format!("cannot start workers: `{command}`: {detail}; {remedy}");
+            Err(Failure::new(Exit::CannotStartWorkers, line))
         }
     }
 }

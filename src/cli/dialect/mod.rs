@@ -13,6 +13,7 @@ use super::program::Place;
 use super::{Exit, Failure, config_file};
 use crate::primary::listener_spec::ListenerSpec;
 use crate::primary::settings::{Command, DialectKind};
+use crate::primary::supervisor::GaveUp;
 use wrapper::Scripts;
 
 /// What of a `package.json` matters here.
@@ -50,18 +51,45 @@ pub(super) fn check(options: &RunOptions, listeners: &[ListenerSpec], command: &
 
 /// What will not be as expected with this command: what happens, and what to write instead.
 pub(super) fn warning(command: &Command) -> Option<String> {
+    let (what, remedy) = (command.display(), instead(command)?);
+    Some(format!("`{what}` becomes the worker itself, and what it starts would listen beside croupier; {remedy}"))
+}
+
+/// What may help when workers of this command do not start.
+pub(super) fn remedy(command: &Command, why: GaveUp) -> String {
+    if let Some(instead) = instead(command).filter(|_| why != GaveUp::NoCommand) {
+        return format!("it becomes the worker itself, and what it starts is none: {instead}");
+    }
+    match (why, command.dialect) {
+        (GaveUp::NoCommand, _) => "check the path after --",
+        (GaveUp::Burst, DialectKind::Native) => "run it by hand to see what it says",
+        (GaveUp::Burst, DialectKind::Node) => {
+            "run it by hand to see what it says; if it starts the server as a process of its own, write that after --"
+        }
+        (GaveUp::NeverReady, DialectKind::Native) => {
+            "it must use croupier's worker library (if it starts Node, write --dialect node); \
+             if it only starts slowly, raise --start-timeout"
+        }
+        (GaveUp::NeverReady, DialectKind::Node) => {
+            "it must be Node with a program in a file, which with --wait-ready has to say process.send('ready'); \
+             if it only starts slowly, raise --start-timeout"
+        }
+    }
+    .to_owned()
+}
+
+/// What to write instead of a command that is a Node program only to start another one.
+fn instead(command: &Command) -> Option<String> {
     if command.dialect != DialectKind::Node {
         return None;
     }
     let words: Vec<String> =
         std::iter::once(&command.program).chain(&command.arguments).map(|it| it.to_string_lossy().into()).collect();
     let instead = wrapper::instead_of(&words, &scripts(command))?;
-    let remedy = match instead.0.and_then(|words| shlex::try_join(words.iter().map(String::as_str)).ok()) {
+    Some(match instead.0.and_then(|words| shlex::try_join(words.iter().map(String::as_str)).ok()) {
         Some(better) => format!("write -- {better}"),
         None => "write what it runs, like -- node server.js".to_owned(),
-    };
-    let what = command.display();
-    Some(format!("`{what}` becomes the worker itself, and what it starts would listen beside croupier; {remedy}"))
+    })
 }
 
 /// Those of the package that workers run in; none if there is no such file, or it makes no sense.

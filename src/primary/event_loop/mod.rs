@@ -19,7 +19,7 @@ use super::listener_spec::BadListener;
 use super::listeners::{BindError, Listener};
 use super::output::{OpenError, Outputs};
 use super::reexec::{CarriedDoors, CarriedLock, Trial};
-use super::settings::{Inherited, Settings, Variable, WORKERS_MAX};
+use super::settings::{Command, Inherited, Settings, Variable, WORKERS_MAX};
 use super::status::Enabled;
 use super::supervisor::{Event, Outcome, Stop, Supervisor};
 use super::workers::{Register, Worker};
@@ -113,8 +113,8 @@ pub struct Ending {
     pub outcome: Outcome,
     /// How the last worker that never became ready failed, for people.
     pub last_failure: Option<String>,
-    /// The command of workers that was in force at the end, as a person would type it.
-    pub command: String,
+    /// The command of workers that was in force at the end.
+    pub command: Command,
     /// How long workers had to finish.
     pub shutdown_timeout: Duration,
 }
@@ -269,7 +269,7 @@ impl Primary {
                 return Ok(Ending {
                     outcome,
                     last_failure: self.last_failure,
-                    command: self.settings.command.display(),
+                    command: self.settings.command,
                     shutdown_timeout: self.settings.plan.shutdown_timeout,
                 });
             }
