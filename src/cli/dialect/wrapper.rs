@@ -38,7 +38,11 @@ pub(super) struct Instead(pub(super) Option<Vec<String>>);
 
 /// `None`: this is no wrapper that is known.
 pub(super) fn instead_of(words: &[String], scripts: &Scripts) -> Option<Instead> {
-    let mut words = without_node(&without_env(words)).to_vec();
+    let words = without_env(words);
+    if let Some(words) = without_watching(&words) {
+        return Some(Instead(Some(words)));
+    }
+    let mut words = without_node(&words);
     wrapper_of(words.first()?)?;
     for _ in 0..WRAPPERS_MAX {
         match unwrapped(&words, scripts) {
@@ -46,7 +50,7 @@ pub(super) fn instead_of(words: &[String], scripts: &Scripts) -> Option<Instead>
             None => return Some(Instead(None)),
         }
         if is_node_with_a_script(&words) {
-            return Some(Instead(Some(words)));
+            return Some(Instead(without_watching(&words).or(Some(words))));
         }
     }
     Some(Instead(None))
@@ -74,14 +78,28 @@ fn without_env(words: &[String]) -> Vec<String> {
     executed.map_or_else(|| words.to_vec(), words_of)
 }
 
-/// `node .../nodemon.js app.js` is `nodemon app.js`.
-fn without_node(words: &[String]) -> &[String] {
+/// `node .../nodemon.js app.js` is `nodemon app.js`, and `node --run start` is `npm run start`.
+fn without_node(words: &[String]) -> Vec<String> {
     match words {
-        [node, rest @ ..] if is_named_node(node.as_ref()) && rest.first().and_then(|it| wrapper_of(it)).is_some() => {
-            rest
+        [node, run, rest @ ..] if is_named_node(node.as_ref()) && run == "--run" => {
+            ["npm", "run"].map(str::to_owned).into_iter().chain(rest.iter().cloned()).collect()
         }
-        _ => words,
+        [node, rest @ ..]
+            if is_named_node(node.as_ref()) && rest.first().is_some_and(|it| wrapper_of(it).is_some()) =>
+        {
+            rest.to_vec()
+        }
+        _ => words.to_vec(),
     }
+}
+
+/// Node that only watches the files of a Node that it starts, without that. `None`: it does not.
+fn without_watching(words: &[String]) -> Option<Vec<String>> {
+    let (node, rest) = words.split_first().filter(|(node, _)| is_named_node(node.as_ref()))?;
+    let (options, script) = rest.split_at(rest.len() - behind_options(rest).len());
+    let others = options.iter().filter(|option| !option.starts_with("--watch"));
+    let words: Vec<String> = std::iter::once(node).chain(others).chain(script).cloned().collect();
+    (words.len() <= rest.len()).then_some(words)
 }
 
 /// The words that the outermost wrapper starts. `None`: that depends on what is not known here.
@@ -145,6 +163,7 @@ mod tests {
             ("cross", "cross-env PORT=1 node server.js"),
             ("again", "npm run prod"),
             ("endless", "npm run endless"),
+            ("dev", "node --watch server.js"),
             ("typed", "tsx watch src/main.ts"),
             ("built", "npm run build && node server.js"),
             ("framework", "next start"),
@@ -164,11 +183,14 @@ mod tests {
             ("env -u A yarn start", "node server.js"),
             ("pnpm run prod", "env NODE_ENV=production node --enable-source-maps dist/main.js"),
             ("npm run cross", "env PORT=1 node server.js"),
+            ("npm run dev", "node server.js"),
             ("npm run again", "env NODE_ENV=production node --enable-source-maps dist/main.js"),
             ("npm run typed", "node --import tsx src/main.ts"),
             ("npx tsx app.ts", "node --import tsx app.ts"),
             ("npm exec -- nodemon app.js 1", "node app.js 1"),
             ("yarn node app.js", "node app.js"),
+            ("node --run prod", "env NODE_ENV=production node --enable-source-maps dist/main.js"),
+            ("node --no-warnings --watch --watch-preserve-output app.js --watch", "node --no-warnings app.js --watch"),
             ("ts-node app.ts", "node --require ts-node/register app.ts"),
             ("pm2 start app.js -i max", "node app.js"),
             ("pm2-runtime app.js", "node app.js"),
