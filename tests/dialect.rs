@@ -7,7 +7,8 @@ use std::fs;
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::process::Command;
 
-use support::{Directory, Outcome};
+use support::script::free_port;
+use support::{Croupier, Directory, Outcome, http, wait_until};
 
 /// `croupier check` with these options and this command.
 fn check(options: &[&str], command: &[&str]) -> Command {
@@ -120,7 +121,13 @@ fn what_node_workers_cannot_do_and_what_only_they_can_is_refused_with_the_remedy
         (&["--policy", "least-connections"], &node, "--policy least-connections: nobody is told how many connections"),
         (&["-l", "[::1]:0,policy=least-connections"], &node, "--listen [::1]:0,policy=least-connections: nobody"),
         (&["--idle-timeout", "5s"], &node, "--idle-timeout: Node programs end idle connections themselves; leave it"),
-        (&["--connections-max", "9"], &node, "leave it out, set server.maxConnections in the program"),
+        (&["--connections-max", "9"], &node, "leave it out, set server.maxConnections there"),
+        (
+            &["--queue-max", "9"],
+            &node,
+            "--queue-max: Node workers have a measure of their own; leave it out, write --node",
+        ),
+        (&["--stall-after", "1s"], &node, "--stall-after: from a Node worker that lives nothing can be taken back"),
         (&["--connections-max", "9", "--dialect", "node"], &other, "--connections-max: nobody is told"),
         (&["--node-depth", "4"], &other, "--node-depth: only Node has this, and `cat` is not Node; leave it out"),
         (&["--wait-ready"], &other, "--wait-ready: only Node has this"),
@@ -157,6 +164,35 @@ fn workers_that_do_not_start_are_given_the_remedy_for_their_kind() {
         run.arg("--").args(*command);
         Outcome::of(run).assert_failed(5, line);
     }
+}
+
+#[test]
+fn a_reload_can_bring_node_and_take_it_away_again() {
+    let directory = Directory::new();
+    let (file, server, port) = (directory.file("croupier.toml"), directory.file("server.js"), free_port());
+    let answer = "(_, answer) => answer.setHeader('x-worker', process.env.CROUPIER_WORKER_ID).end('hello')";
+    fs::write(&server, format!("require('http').createServer({answer}).listen({port})")).unwrap();
+    let write = |command: &[&str], more: &str| {
+        fs::write(&file, format!("listen = '127.0.0.1:{port}'\nworkers = 1\ncommand = {command:?}\n{more}")).unwrap();
+    };
+    let demo = [support::PROGRAM, "demo"];
+    write(&demo, "");
+    let croupier = Croupier::spawn(support::undeclared(&["--config", &file]));
+    let address = croupier.wait_ready(1);
+    let dialect = || croupier.status()["workers"][0]["dialect"].clone();
+    assert_eq!((http::next_workers(&address, 1), dialect()), (vec![1], "native".into()));
+
+    write(&["node", &server], "node-depth = 2");
+    croupier.client(&["reload"]).assert_ok();
+    wait_until("the old worker has gone", || croupier.status()["workers"].as_array().map(Vec::len) == Some(1));
+    assert_eq!((http::next_workers(&address, 1), dialect()), (vec![2], "node".into()));
+
+    write(&demo, "node-depth = 2");
+    croupier.client(&["reload"]).assert_failed(1, "croupier.toml:4: node-depth: only Node has this");
+    write(&demo, "");
+    croupier.client(&["reload"]).assert_ok();
+    wait_until("the old worker has gone", || croupier.status()["workers"].as_array().map(Vec::len) == Some(1));
+    assert_eq!((http::next_workers(&address, 1), dialect()), (vec![3], "native".into()));
 }
 
 #[test]

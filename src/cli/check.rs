@@ -2,6 +2,7 @@
 
 use std::io::{self, Write};
 use std::path::Path;
+use std::time::Duration;
 
 use nix::errno::Errno;
 use nix::unistd::{AccessFlags, access};
@@ -80,18 +81,13 @@ fn may_append(path: &Path) -> io::Result<()> {
 
 /// One line per setting, in TOML that `--config` takes. Those that [`Settings`] does not have stand there as given.
 fn effective(settings: &Settings, doors: &DoorOptions, given: &Given) -> String {
-    let time = |time| text(&humantime::format_duration(time).to_string());
-    let Settings { listeners, policy, bind, queue_max, connections_max, command, plan, .. } = settings;
+    let Settings { listeners, policy, bind, command, plan, .. } = settings;
     let words = std::iter::once(&command.program).chain(&command.arguments);
     let variables = command.variables.iter().map(|(name, value)| format!("{}={}", name.display(), value.display()));
     let respawn = match plan.respawn {
         Respawn::Always => "always",
         Respawn::OnFailure => "on-failure",
         Respawn::Never => "never",
-    };
-    let dialect = match command.dialect {
-        DialectKind::Native => "native",
-        DialectKind::Node => "node",
     };
     let name = settings.name_with(None);
     let mut lines = vec![
@@ -100,23 +96,12 @@ fn effective(settings: &Settings, doors: &DoorOptions, given: &Given) -> String 
         format!("policy = {}", text(policy.name())),
         format!("workers = {}", plan.worker_count),
         format!("command = {}", texts(words.map(|word| word.to_string_lossy().into_owned()).collect())),
-        format!("dialect = {}", text(dialect)),
         format!("backlog = {}", bind.backlog),
         format!("ipv6-only = {}", bind.ipv6_only),
         format!("declared-only = {}", settings.declared_only),
-        format!("queue-max = {queue_max}"),
-        match connections_max {
-            Some(connections_max) => format!("connections-max = {connections_max}"),
-            None => "# connections-max: the worker's limit of open files minus 64, shared by the listeners".into(),
-        },
-        format!("stall-after = {}", time(settings.stall_after)),
         match settings.hang_timeout {
             Some(timeout) => format!("hang-timeout = {}", time(timeout)),
             None => "# hang-timeout: never".into(),
-        },
-        match settings.idle_timeout {
-            Some(timeout) => format!("idle-timeout = {}", time(timeout)),
-            None => "# idle-timeout: never".into(),
         },
         format!("redeal-timeout = {}", time(settings.redeal_timeout)),
         format!("respawn = {}", text(respawn)),
@@ -128,12 +113,7 @@ fn effective(settings: &Settings, doors: &DoorOptions, given: &Given) -> String 
         format!("reload-parallel = {}", plan.reload_parallel),
         format!("env = {}", texts(variables.collect())),
     ];
-    if command.dialect == DialectKind::Node {
-        let NodeOptions { depth, wait_ready, shutdown_message } = settings.node;
-        lines.push(format!("node-depth = {depth}"));
-        lines.push(format!("wait-ready = {wait_ready}"));
-        lines.push(format!("shutdown-message = {shutdown_message}"));
-    }
+    lines.extend(of_dialect(settings));
     let proxies = settings.proxy_protocol.as_ref().map(ToString::to_string);
     lines.extend(proxies.map(|proxies| format!("proxy-protocol = {}", text(&proxies))));
     lines.extend(bind.tcp.defer_accept_secs.map(|secs| format!("defer-accept = {secs}")));
@@ -174,6 +154,38 @@ fn effective(settings: &Settings, doors: &DoorOptions, given: &Given) -> String 
         }
     }
     lines.join("\n") + "\n"
+}
+
+/// What there is in one dialect, and is refused in the other.
+fn of_dialect(settings: &Settings) -> Vec<String> {
+    match settings.command.dialect {
+        DialectKind::Native => vec![
+            "dialect = \"native\"".into(),
+            format!("queue-max = {}", settings.queue_max),
+            match settings.connections_max {
+                Some(connections_max) => format!("connections-max = {connections_max}"),
+                None => "# connections-max: the worker's limit of open files minus 64, shared by the listeners".into(),
+            },
+            format!("stall-after = {}", time(settings.stall_after)),
+            match settings.idle_timeout {
+                Some(timeout) => format!("idle-timeout = {}", time(timeout)),
+                None => "# idle-timeout: never".into(),
+            },
+        ],
+        DialectKind::Node => {
+            let NodeOptions { depth, wait_ready, shutdown_message } = settings.node;
+            vec![
+                "dialect = \"node\"".into(),
+                format!("node-depth = {depth}"),
+                format!("wait-ready = {wait_ready}"),
+                format!("shutdown-message = {shutdown_message}"),
+            ]
+        }
+    }
+}
+
+fn time(time: Duration) -> String {
+    text(&humantime::format_duration(time).to_string())
 }
 
 fn text(text: &str) -> String {

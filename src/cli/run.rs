@@ -13,7 +13,7 @@ use crate::primary::address::Address;
 use crate::primary::admin::Admin;
 use crate::primary::output::OpenError;
 use crate::primary::reexec::state::State;
-use crate::primary::settings::Settings;
+use crate::primary::settings::{DialectKind, Settings};
 use crate::primary::supervisor::Outcome;
 use crate::primary::{Ending, Primary, StartError};
 use crate::sys::limits;
@@ -136,18 +136,26 @@ pub(super) fn failed(what: &'static str) -> impl Fn(std::io::Error) -> Failure {
 /// unix(7), ETOOMANYREFS.
 fn warn_of_tight_limits(settings: &Settings) {
     let lanes = u64::from(settings.plan.worker_count) * settings.listeners.len().max(1) as u64;
-    let in_flight = lanes * u64::from(settings.queue_max);
+    let (in_lane, option) = match settings.command.dialect {
+        DialectKind::Native => (settings.queue_max, "--queue-max"),
+        DialectKind::Node => (settings.node.depth, "--node-depth"),
+    };
+    let in_flight = lanes * u64::from(in_lane);
     let limit = settings.open_files.map_or(u64::MAX, |limit| limit.hard);
     if in_flight > limit / 2 {
         log::warn!(
             "up to {in_flight} connections may be in flight, and the limit of open files is {limit}: \
-             croupier may have to pause; raise `ulimit -n` or lower --queue-max"
+             croupier may have to pause; raise `ulimit -n` or lower {option}"
         );
     }
 }
 
 fn announce(settings: &Settings, primary: &Primary, admin: Option<&Admin>, is_demo: bool) {
     let (workers, command) = (settings.plan.worker_count, settings.command.display());
+    let dialect = match settings.command.dialect {
+        DialectKind::Native => "",
+        DialectKind::Node => " dialect=node",
+    };
     log::info!("name={} pid={} version={}", primary.name(), std::process::id(), env!("CARGO_PKG_VERSION"));
     if let Some(admin) = admin {
         log::info!("control={}", admin.path().display());
@@ -156,10 +164,10 @@ fn announce(settings: &Settings, primary: &Primary, admin: Option<&Admin>, is_de
         }
     }
     for address in primary.addresses() {
-        log::info!("dealing {address} to workers={workers} command=`{command}`");
+        log::info!("dealing {address} to workers={workers} command=`{command}`{dialect}");
     }
     if primary.addresses().next().is_none() {
-        log::info!("dealing what workers ask for to workers={workers} command=`{command}`");
+        log::info!("dealing what workers ask for to workers={workers} command=`{command}`{dialect}");
     }
     if is_demo && let Some(first) = primary.addresses().next() {
         match first {

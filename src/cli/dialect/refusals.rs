@@ -7,6 +7,8 @@ use crate::primary::settings::{Command, DialectKind};
 
 const PROXY_HEADERS: &str = "Node workers cannot read PROXY headers";
 const OPEN_CONNECTIONS: &str = "nobody is told how many connections Node workers have open";
+const IDLE_CONNECTIONS: &str = "Node programs end idle connections themselves";
+const NOTHING_BACK: &str = "from a Node worker that lives nothing can be taken back";
 
 /// What is wrong with these options for workers of this command: it begins with the flag and ends with the remedy.
 pub(super) fn refused(options: &RunOptions, listeners: &[ListenerSpec], command: &Command) -> Option<String> {
@@ -28,18 +30,17 @@ fn refused_to_native(options: &RunOptions, command: &Command) -> Option<String> 
 }
 
 fn refused_to_node(options: &RunOptions) -> Option<String> {
-    if options.proxy_protocol.is_some() {
-        return Some(format!("--proxy-protocol: {PROXY_HEADERS}; leave it out, have the proxy send X-Forwarded-For"));
-    }
-    if options.policy.as_ref().is_some_and(goes_by_open_connections) {
-        return Some(format!("--policy least-connections: {OPEN_CONNECTIONS}; choose another policy"));
-    }
-    if options.idle_timeout.is_some() {
-        let why = "Node programs end idle connections themselves";
-        return Some(format!("--idle-timeout: {why}; leave it out, set server.keepAliveTimeout in the program"));
-    }
-    options.connections_max?;
-    Some(format!("--connections-max: {OPEN_CONNECTIONS}; leave it out, set server.maxConnections in the program"))
+    let is_by_open = options.policy.as_ref().is_some_and(goes_by_open_connections);
+    let asked = [
+        (options.proxy_protocol.is_some(), "--proxy-protocol", PROXY_HEADERS, "have the proxy send X-Forwarded-For"),
+        (is_by_open, "--policy least-connections", OPEN_CONNECTIONS, "or choose another policy"),
+        (options.connections_max.is_some(), "--connections-max", OPEN_CONNECTIONS, "set server.maxConnections there"),
+        (options.idle_timeout.is_some(), "--idle-timeout", IDLE_CONNECTIONS, "set server.keepAliveTimeout there"),
+        (options.queue_max.is_some(), "--queue-max", "Node workers have a measure of their own", "write --node-depth"),
+        (options.stall_after.is_some(), "--stall-after", NOTHING_BACK, "write --hang-timeout to have it killed"),
+    ];
+    let (_, option, why, instead) = asked.into_iter().find(|(is_asked, ..)| *is_asked)?;
+    Some(format!("{option}: {why}; leave it out, {instead}"))
 }
 
 fn refused_listener(spec: &ListenerSpec) -> Option<String> {
