@@ -143,8 +143,9 @@ struct Internal {
 struct Options {
     #[serde(default)]
     data: Option<Body>,
+    /// Null for a UDP socket that was inherited.
     #[serde(default)]
-    flags: u64,
+    flags: Option<u64>,
     #[serde(default)]
     backlog: Value,
     #[serde(default)]
@@ -242,14 +243,15 @@ impl Place {
     fn wish(&self, options: &Options) -> Result<ListenWish, String> {
         let datagrams = matches!(self.address_type.as_str(), Some("udp4" | "udp6"));
         let is_ipv6 = self.address_type == json!(6) || self.address_type == json!("udp6");
+        let has_flag = |flag| options.flags.is_some_and(|flags| flags & flag != 0);
         let mode = |is_wanted: bool, mode: u32| if is_wanted { mode } else { 0 };
         let mode = mode(options.readable_all, MODE_READABLE_ALL) | mode(options.writable_all, MODE_WRITABLE_ALL);
         Ok(ListenWish {
             address: Some(self.wanted(datagrams, is_ipv6)?.to_string()),
             backlog: options.backlog.as_u64().and_then(|it| u32::try_from(it).ok()).filter(|backlog| *backlog > 0),
-            ipv6_only: is_ipv6 && options.flags & FLAG_IPV6_ONLY != 0,
+            ipv6_only: is_ipv6 && has_flag(FLAG_IPV6_ONLY),
             datagrams,
-            reuse_address: datagrams && options.flags & FLAG_REUSE_ADDRESS != 0,
+            reuse_address: datagrams && has_flag(FLAG_REUSE_ADDRESS),
             unix_mode: (mode != 0).then_some(MODE_BOUND | mode),
             ..ListenWish::default()
         })
@@ -307,6 +309,8 @@ mod tests {
         assert_eq!(address(r#""address":"::1","port":80,"addressType":6"#), "[::1]:80");
         assert_eq!(address(r#""address":"/run/u.sock","port":-1,"addressType":-1,"backlog":0"#), "unix:/run/u.sock");
         assert_eq!(address(r#""address":null,"port":null,"addressType":null,"fd":28"#), "fd:28");
+        let inherited = wish(r#""address":null,"port":null,"addressType":"udp4","fd":3,"flags":null"#);
+        assert_eq!((inherited.address.as_deref(), inherited.datagrams), (Some("fd:3"), true));
         let udp = wish(r#""address":null,"port":0,"addressType":"udp4","fd":-1,"flags":4"#);
         assert_eq!(udp.address.as_deref(), Some("0.0.0.0:0"));
         assert!(udp.datagrams && udp.reuse_address && !udp.ipv6_only);
