@@ -42,6 +42,14 @@ impl Client<TcpStream> {
         self.stream.local_addr().expect("it is connected")
     }
 
+    /// Whether an answer, or an end, has begun to come.
+    pub fn hears(&self) -> bool {
+        self.stream.set_nonblocking(true).expect("it is a socket");
+        let heard = self.stream.peek(&mut [0]).map_err(|error| error.kind());
+        self.stream.set_nonblocking(false).expect("it is a socket");
+        heard != Err(io::ErrorKind::WouldBlock)
+    }
+
     /// Nothing comes for a while. An answer that should not come and comes later than that is not noticed; one that
     /// comes in time is.
     pub fn stays_silent(&self) -> bool {
@@ -94,6 +102,17 @@ impl<S: Read + Write> Client<S> {
         let body = String::from_utf8_lossy(&self.received[head_len..head_len + body_len]).into_owned();
         self.received.drain(..head_len + body_len);
         Ok(Response { status, head, body })
+    }
+
+    /// Waits for `100 Continue`: somebody reads this request.
+    pub fn proceed(&mut self) -> io::Result<()> {
+        const CONTINUE: &[u8] = b"HTTP/1.1 100 Continue\r\n\r\n";
+        while self.received.len() < CONTINUE.len() {
+            self.receive()?;
+        }
+        assert!(self.received.starts_with(CONTINUE), "{:?}", String::from_utf8_lossy(&self.received));
+        self.received.drain(..CONTINUE.len());
+        Ok(())
     }
 
     /// Reads to the end; what came since the last answer.

@@ -12,6 +12,7 @@ pub mod forwarder;
 pub mod http;
 pub mod load;
 pub mod log;
+pub mod node;
 pub mod processes;
 pub mod roles;
 pub mod script;

@@ -14,7 +14,7 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use super::http;
 use super::roles::{self, say};
-use super::{Croupier, Directory, embedded, undeclared};
+use super::{Croupier, Directory, embedded, node, undeclared};
 
 /// The test function that plays the worker.
 const ROLE: &str = "worker_with_script";
@@ -196,15 +196,31 @@ impl Scripted {
         Self { croupier: Croupier::spawn(scripted(run, &place, script)), place }
     }
 
+    /// The same with workers that are a Node program: see `tests/node/script.js` for what it can do.
+    pub fn start_node(options: &[&str], script: &str) -> Self {
+        let place = Directory::new();
+        Self { croupier: Croupier::spawn(node_scripted(undeclared(options), &place, script)), place }
+    }
+
     /// The same as a user without privileges, whose are the place, and copies of both programs in it.
     pub fn start_as_nobody(options: &[&str], script: &str) -> Self {
         let place = Directory::new();
         let us = roles::command(ROLE).swap_remove(0);
         let (program, worker) = (place.copy_for_all(super::PROGRAM), place.copy_for_all(&us));
-        std::os::unix::fs::chown(place.path(), Some(NOBODY), Some(NOBODY)).unwrap();
-        let mut run = super::plain(program);
-        run.args(["run", "--control", &place.file("control")]).args(options).uid(NOBODY).gid(NOBODY).current_dir("/");
+        let run = run_as_nobody(&program, &place, options);
         Self { croupier: Croupier::spawn(scripted_by(worker, run, &place, script)), place }
+    }
+
+    /// The same with workers that are a Node program.
+    pub fn start_node_as_nobody(options: &[&str], script: &str) -> Self {
+        let place = Directory::new();
+        let [program, script_js] = [super::PROGRAM, &node::path("script.js")].map(|file| place.copy_for_all(file));
+        let mut node = node::program();
+        if node.contains('/') {
+            node = place.copy_for_all(&node);
+        }
+        let run = run_as_nobody(&program, &place, options);
+        Self { croupier: Croupier::spawn(node::run_by(&node, run, &[&script_js, &path_of(&place), script])), place }
     }
 
     /// Makes the file that the script waits for.
@@ -257,10 +273,27 @@ impl Scripted {
     }
 }
 
+/// `run` of a user without privileges, whose is the place.
+fn run_as_nobody(program: &str, place: &Directory, options: &[&str]) -> Command {
+    std::os::unix::fs::chown(place.path(), Some(NOBODY), Some(NOBODY)).unwrap();
+    let mut run = super::plain(program);
+    run.args(["run", "--control", &place.file("control")]).args(options).uid(NOBODY).gid(NOBODY).current_dir("/");
+    run
+}
+
 /// `run` with workers that follow `script`, and look in `place` for what they wait for.
 pub fn scripted(run: Command, place: &Directory, script: &str) -> Command {
     let us = roles::command(ROLE).swap_remove(0);
     scripted_by(us, run, place, script)
+}
+
+/// The same with a Node program.
+pub fn node_scripted(run: Command, place: &Directory, script: &str) -> Command {
+    node::run(run, &[&node::path("script.js"), &path_of(place), script])
+}
+
+fn path_of(place: &Directory) -> String {
+    place.path().to_str().expect("temporary paths are text").to_owned()
 }
 
 fn scripted_by(program: String, mut run: Command, place: &Directory, script: &str) -> Command {
@@ -281,8 +314,7 @@ pub fn settings(place: &Directory, script: &str) -> Settings {
 
 /// What the worker goes by.
 fn variables(place: &Directory, script: &str) -> [(&'static str, String); 3] {
-    let place = place.path().to_str().expect("temporary paths are text");
-    [(roles::ROLE, ROLE.into()), (SCRIPT, script.into()), (PLACE, place.into())]
+    [(roles::ROLE, ROLE.into()), (SCRIPT, script.into()), (PLACE, path_of(place))]
 }
 
 /// The body of an answer from `address`.
