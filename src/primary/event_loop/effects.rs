@@ -237,6 +237,7 @@ impl Primary {
     fn disconnect(&mut self, id: WorkerId, idle: IdleRule) {
         let Some(worker) = self.workers.get_mut(id) else { return };
         let (slot, hears, now) = (worker.slot.0 as usize, worker.state().hears(), Monotonic::now());
+        let has_left = worker.state() == lifecycle::State::Disconnected && worker.is_voluntary;
         worker.is_voluntary = true;
         let _ = worker.apply(lifecycle::Event::DrainOrdered);
         let mut others_everywhere = true;
@@ -258,8 +259,14 @@ impl Primary {
         self.note_deserted();
         let idle = if others_everywhere { idle } else { IdleRule::Close };
         let Some(worker) = self.workers.get_mut(id) else { return };
-        if !hears || worker.dialect.disconnect(idle).is_err() {
-            self.terminate(id);
+        let told = if hears { worker.dialect.disconnect(idle) } else { Err(io::ErrorKind::NotConnected.into()) };
+        match told {
+            Ok(()) => {}
+            // It finishes what it has begun, as it was allowed to.
+            Err(_) if has_left => {}
+            // Its end is on its way: a program that does not know SIGTERM would be cut off.
+            Err(error) if matches!(error.kind(), io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset) => {}
+            Err(_) => self.terminate(id),
         }
     }
 

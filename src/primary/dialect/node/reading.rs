@@ -145,13 +145,14 @@ struct Options {
     data: Option<Body>,
     /// Null for a UDP socket that was inherited.
     #[serde(default)]
-    flags: Option<u64>,
+    flags: Value,
+    /// A number, or false.
     #[serde(default)]
     backlog: Value,
     #[serde(default)]
-    readable_all: bool,
+    readable_all: Value,
     #[serde(default)]
-    writable_all: bool,
+    writable_all: Value,
 }
 
 /// Reads a line, without its line break.
@@ -243,9 +244,9 @@ impl Place {
     fn wish(&self, options: &Options) -> Result<ListenWish, String> {
         let datagrams = matches!(self.address_type.as_str(), Some("udp4" | "udp6"));
         let is_ipv6 = self.address_type == json!(6) || self.address_type == json!("udp6");
-        let has_flag = |flag| options.flags.is_some_and(|flags| flags & flag != 0);
-        let mode = |is_wanted: bool, mode: u32| if is_wanted { mode } else { 0 };
-        let mode = mode(options.readable_all, MODE_READABLE_ALL) | mode(options.writable_all, MODE_WRITABLE_ALL);
+        let has_flag = |flag| options.flags.as_u64().is_some_and(|flags| flags & flag != 0);
+        let mode = |is_wanted: &Value, mode: u32| if *is_wanted == json!(true) { mode } else { 0 };
+        let mode = mode(&options.readable_all, MODE_READABLE_ALL) | mode(&options.writable_all, MODE_WRITABLE_ALL);
         Ok(ListenWish {
             address: Some(self.wanted(datagrams, is_ipv6)?.to_string()),
             backlog: options.backlog.as_u64().and_then(|it| u32::try_from(it).ok()).filter(|backlog| *backlog > 0),
