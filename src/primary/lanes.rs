@@ -398,13 +398,16 @@ impl Lane {
         Figures { dealt, reclaimed, taken, closed, untaken: self.untaken() }
     }
 
-    /// What it has counted so far.
-    pub fn counted(&mut self) -> Counted {
+    /// What it has counted so far; `None`: nobody counts what such a worker accepts itself.
+    pub fn counted(&mut self) -> Option<Counted> {
+        if self.is_shared && self.keeps_copies() {
+            return None;
+        }
         let counts = self.board.counts();
         let dealt = if self.is_shared { counts.taken } else { self.account.dealt() };
         self.counted.note(dealt, counts, &self.board.waits());
         self.counted.tally.ends_unknown = self.keeps_copies();
-        self.counted
+        Some(self.counted)
     }
 
     /// Connections that wait in its queue.

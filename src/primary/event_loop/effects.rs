@@ -304,9 +304,10 @@ impl Primary {
         let mut figures = worker.figures();
         for (lane_id, mut lane) in worker.take_lanes() {
             let listener = &mut self.listeners[lane.listener];
-            let Counted { tally, waits } = lane.counted();
-            let counted = Counted { tally: tally.ended(), waits };
-            self.ledger.enter_lane(&listener.address().to_string(), worker.slot, &counted);
+            if let Some(Counted { tally, waits }) = lane.counted() {
+                let counted = Counted { tally: tally.ended(), waits };
+                self.ledger.enter_lane(&listener.address().to_string(), worker.slot, &counted);
+            }
             // A lane that has ended left its queue to the listener.
             figures.untaken += listener.returned.untaken_of(id, lane_id) as u64;
             let is_dealt = lane.is_dealt();

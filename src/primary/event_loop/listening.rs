@@ -314,9 +314,8 @@ impl Primary {
             // Its other lanes were ended when it was told to finish; this one must not keep it.
             lane.end();
         }
-        if let Some(mut before) = before {
-            let address = self.listeners[before.listener].address().to_string();
-            self.ledger.enter_lane(&address, slot, &before.counted());
+        if let Some((listener, counted)) = before.and_then(|mut it| Some((it.listener, it.counted()?))) {
+            self.ledger.enter_lane(&self.listeners[listener].address().to_string(), slot, &counted);
         }
         if let Err(error) = shared {
             self.end_worker(id, &format!("it cannot be given the socket of its listener: {error}"));

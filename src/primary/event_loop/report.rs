@@ -59,7 +59,8 @@ impl Primary {
             let slot = worker.slot;
             for lane in worker.lanes_mut() {
                 let address = &addresses[lane.listener];
-                ledger.enter_lane(address, slot, &lane.counted());
+                let Some(counted) = lane.counted() else { continue };
+                ledger.enter_lane(address, slot, &counted);
                 *untaken.entry((ledger.name_of(address).to_owned(), slot)).or_default() += lane.untaken();
             }
         }
