@@ -6,7 +6,7 @@ mod support;
 use std::fs;
 
 use support::http::{self, Client};
-use support::{Croupier, Directory};
+use support::{Croupier, Directory, node};
 
 /// Starts what its argument names, as npm starts a script: in its own process group, and without its channel.
 const WRAPPER: &str = "require('child_process').spawn(process.execPath, process.argv.slice(2), { stdio: 'inherit' })";
@@ -29,7 +29,7 @@ impl Program {
 
     fn run(&self, options: &[&str], words: &[&str]) -> Croupier {
         let mut run = support::undeclared(options);
-        run.args(["--", "node", &self.0.file("wrapper.js"), &self.0.file("server.js")]).args(words);
+        run.args(["--", &node::program(), &self.0.file("wrapper.js"), &self.0.file("server.js")]).args(words);
         Croupier::spawn(run)
     }
 }

@@ -6,7 +6,7 @@ mod support;
 use std::fs;
 
 use support::http::Client;
-use support::{Croupier, Directory};
+use support::{Croupier, Directory, node};
 
 const SERVER: &str =
     "require('http').createServer((_, answer) => answer.end(process.debugPort + '\\n')).listen(0, '127.0.0.1')";
@@ -28,8 +28,8 @@ impl Program {
     /// Two workers of it, with these options for croupier and these arguments of Node's own.
     fn run(&self, options: &[&str], arguments: &[&str]) -> Croupier {
         let options = [&["--workers", "2"], options].concat();
-        let server = self.directory.file("server.js");
-        Croupier::of_command(&options, &[&["node"], arguments, &[&server]].concat())
+        let (node, server) = (node::program(), self.directory.file("server.js"));
+        Croupier::of_command(&options, &[&[node.as_str()], arguments, &[&server]].concat())
     }
 
     /// What the inspector at this port says, once it is there.

@@ -8,7 +8,7 @@ use std::fs;
 use nix::sys::signal::Signal;
 
 use support::http::{self, Client};
-use support::{Croupier, Directory, processes, wait_until};
+use support::{Croupier, Directory, node, processes, wait_until};
 
 const SERVER: &str = "
     const { worker } = require('cluster');
@@ -27,7 +27,7 @@ impl Server {
 
     fn run(&self, options: &[&str]) -> Croupier {
         let mut run = support::undeclared(options);
-        run.args(["--", "node", &self.0.file("server.js")]);
+        run.args(["--", &node::program(), &self.0.file("server.js")]);
         Croupier::spawn(run)
     }
 }
