@@ -135,7 +135,7 @@ impl std::ops::AddAssign for Tally {
         sum(&mut self.taken, other.taken);
         sum(&mut self.closed, other.closed);
         sum(&mut self.cut, other.cut);
-        self.ends_unknown |= other.ends_unknown;
+        self.ends_unknown = self.ends_unknown || other.ends_unknown;
     }
 }
 
