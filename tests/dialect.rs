@@ -167,6 +167,25 @@ fn workers_that_do_not_start_are_given_the_remedy_for_their_kind() {
 }
 
 #[test]
+fn programs_that_are_node_in_one_way_or_another_are_workers() {
+    let directory = Directory::new();
+    let text = "require('http').createServer((_, answer) => answer.end()).listen(0, '127.0.0.1')";
+    let server = script(&directory, "server.js", &format!("#!/usr/bin/env node\n{text}"));
+    let split = script(&directory, "split.js", &format!("#!/usr/bin/env -S MODE=fast node --no-warnings\n{text}"));
+    let web = directory.file("web");
+    symlink(node(), &web).unwrap();
+    let commands: &[&[&str]] = &[&[&server], &[&split], &[&web, &server], &["env", "MODE=fast", "node", &server]];
+    for command in commands {
+        let mut run = support::undeclared(&["--workers", "1"]);
+        run.arg("--").args(*command);
+        let croupier = Croupier::spawn(run);
+        croupier.log().wait_for(" dialect=node");
+        croupier.log().wait_for(" listening on 127.0.0.1:");
+        assert_eq!(croupier.status()["workers"][0]["dialect"], "node");
+    }
+}
+
+#[test]
 fn a_reload_can_bring_node_and_take_it_away_again() {
     let directory = Directory::new();
     let (file, server, port) = (directory.file("croupier.toml"), directory.file("server.js"), free_port());
