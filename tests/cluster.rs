@@ -235,6 +235,8 @@ fn what_cannot_be_is_said_at_the_start_or_to_whoever_asked() {
     assert_eq!(error.to_string(), "workers: 4097 is not possible: give 0 to 4096");
     let error = nobody().settings(|settings| settings.queue_max = 0).start().unwrap_err();
     assert_eq!(error.to_string(), "queue_max: 0 is not possible: give 1 to 256");
+    let error = nobody().settings(|settings| settings.node.depth = 257).start().unwrap_err();
+    assert_eq!(error.to_string(), "node.depth: 257 is not possible: give 1 to 256");
     let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let error = nobody().listen(&taken.local_addr().unwrap().to_string()).start().unwrap_err();
     assert!(matches!(error, StartError::Bind(_)), "{error}");

@@ -17,7 +17,7 @@ use super::events::Event;
 use super::listener_spec::{BadListener, ListenerSpec, ListenerSpecs};
 use super::output::Destination;
 use super::policy::PolicyKind;
-use super::settings::{Command, Group, Identity, QUEUE_MAX_LIMIT, Settings, Unknown, WORKERS_MAX};
+use super::settings::{Command, Group, Identity, NODE_DEPTH_LIMIT, QUEUE_MAX_LIMIT, Settings, Unknown, WORKERS_MAX};
 use super::status::{Scaled, Status};
 use super::supervisor::{Respawn, Stop};
 use super::{Ending, Primary, StartError};
@@ -207,6 +207,7 @@ impl Cluster {
         settings.invocation = None;
         check("workers", settings.plan.worker_count, 0, WORKERS_MAX)?;
         check("queue_max", settings.queue_max, 1, QUEUE_MAX_LIMIT)?;
+        check("node.depth", settings.node.depth, 1, NODE_DEPTH_LIMIT)?;
         let mut primary = Primary::bind(settings)?;
         let (remote, events) = (primary.remote(), primary.subscribe(events_max));
         let addresses = primary.addresses().cloned().collect();
