@@ -148,12 +148,13 @@ fn what_node_workers_cannot_do_and_what_only_they_can_is_refused_with_the_remedy
 fn workers_that_do_not_start_are_given_the_remedy_for_their_kind() {
     let directory = Directory::new();
     fs::write(directory.file("server.js"), "process.exit(3)").unwrap();
+    script(&directory, "npm", NPM);
     fs::write(directory.file("package.json"), r#"{"scripts": {"start": "node server.js"}}"#).unwrap();
     let folder = directory.path().to_str().unwrap();
     let soon = "--start-timeout=1s";
     let cases: &[(&[&str], &[&str], &str)] = &[
         (&[], &["node", "server.js"], "it exited before it listened (code=3); run it by hand to see what it says; if"),
-        (&[], &["npm", "start"], "it becomes the worker itself, and what it starts is none: write -- node server.js"),
+        (&[], &["./npm", "start"], "it becomes the worker itself, and what it starts is none: write -- node server.js"),
         (&[soon, "--dialect=node"], &["sleep", "99"], "it never said hello within 1s; it must be Node with a program"),
         (&[soon, "--wait-ready"], &["node", "-e", "setInterval(() => {}, 99)"], "has to say process.send('ready')"),
         (&[soon], &["sleep", "99"], "it must use croupier's worker library (if it starts Node, write --dialect node)"),
@@ -224,24 +225,32 @@ fn the_file_is_named_if_the_option_is_from_there() {
     Outcome::of(check).assert_failed(2, "croupier.toml:2: wait-ready: only Node has this, and `cat` is not Node");
 }
 
+/// Does what npm does in this respect, without being installed.
+const NPM: &str = "#!/usr/bin/env node
+    const { status } = require('child_process').spawnSync('node', ['server.js'], { stdio: 'inherit' });
+    process.exit(status);
+";
+
 #[test]
 fn a_wrapper_is_warned_of_with_what_to_write_instead() {
     let directory = Directory::new();
     let folder = directory.path().to_str().unwrap();
     let options = ["--chdir", folder, "--dialect", "node"];
     let warning = |command: &[&str]| Outcome::of(check(&options, command)).assert_ok().stderr.clone();
+    script(&directory, "npm", NPM);
+    script(&directory, "npx", NPM);
     let what = "becomes the worker itself, and what it starts would listen beside croupier; write";
     assert_eq!(
-        warning(&["npm", "start"]),
-        format!("croupier: `npm start` {what} what it runs, like -- node server.js\n")
+        warning(&["./npm", "start"]),
+        format!("croupier: `./npm start` {what} what it runs, like -- node server.js\n")
     );
     fs::write(directory.file("package.json"), r#"{"scripts": {"start": "node 'my server.js'"}}"#).unwrap();
-    assert_eq!(warning(&["npm", "start"]), format!("croupier: `npm start` {what} -- node 'my server.js'\n"));
+    assert_eq!(warning(&["./npm", "start"]), format!("croupier: `./npm start` {what} -- node 'my server.js'\n"));
     assert_eq!(
-        warning(&["npx", "tsx", "a.ts"]),
-        format!("croupier: `npx tsx a.ts` {what} -- node --import tsx a.ts\n")
+        warning(&["./npx", "tsx", "a.ts"]),
+        format!("croupier: `./npx tsx a.ts` {what} -- node --import tsx a.ts\n")
     );
     assert_eq!(warning(&["node", "app.js"]), "");
     fs::write(directory.file("package.json"), "no JSON").unwrap();
-    assert!(warning(&["npm", "start"]).contains("like -- node server.js"));
+    assert!(warning(&["./npm", "start"]).contains("like -- node server.js"));
 }
