@@ -47,8 +47,9 @@ fn the_same_client_has_the_same_worker_if_the_policy_says_so() {
     let address = croupier.wait_ready(3);
     let served: BTreeSet<u32> = http::next_workers(&address, 9).into_iter().collect();
     assert_eq!(served.len(), 1, "{served:?}");
-    // Not more at once than may wait for one worker: the next ones would get another.
-    let mut kept: Vec<Client> = (0..NODE_DEPTH_DEFAULT).map(|_| Client::connect(&address).unwrap()).collect();
+    // Also of more at once than may otherwise wait for one worker: they belong to sessions.
+    let count = 5 * NODE_DEPTH_DEFAULT;
+    let mut kept: Vec<Client> = (0..count).map(|_| Client::connect(&address).unwrap()).collect();
     assert!(kept.iter_mut().all(|client| served.contains(&client.get().unwrap().worker())));
     drop(kept);
     assert_eq!(croupier.terminate(), Some(0));

@@ -49,6 +49,11 @@ impl Chooser {
         self.policy.is_none()
     }
 
+    /// As [`Policy::keeps_clients`].
+    pub fn keeps_clients(&self) -> bool {
+        self.policy.as_ref().is_some_and(|policy| policy.keeps_clients())
+    }
+
     /// Those who may be chosen next.
     ///
     /// # Errors

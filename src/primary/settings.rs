@@ -111,7 +111,8 @@ pub struct Configuration(Arc<dyn Fn() -> Result<Settings, String> + Send + Sync>
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct NodeOptions {
     /// The most connections per lane that such a worker has not acknowledged, 1 to [`NODE_DEPTH_LIMIT`]. As long as it
-    /// lives they cannot be moved: so many wait with one that is stuck.
+    /// lives they cannot be moved: so many wait with one that is stuck. Under a policy that
+    /// [keeps clients](super::policy::Policy::keeps_clients) it is at least [`Settings::queue_max`].
     pub depth: u32,
     /// Such a worker is ready when it has said `process.send('ready')` beside whatever it listens on.
     pub wait_ready: bool,

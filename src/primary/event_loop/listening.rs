@@ -285,7 +285,7 @@ impl Primary {
         index: usize,
         wanted: &ListenRequest,
     ) -> Result<(), Refusal> {
-        let bounds = self.bounds(id, &wanted.wish);
+        let bounds = self.bounds(id, index, &wanted.wish);
         let Some(kind) = self.workers.get(id).map(|worker| worker.dialect.kind()) else { return Ok(()) };
         if kind == DialectKind::Node && self.listeners[index].proxies().is_some() {
             return refusal(Errno::EPROTONOSUPPORT, "Node programs cannot read PROXY headers");
@@ -343,11 +343,14 @@ impl Primary {
     }
 
     /// The primary's bounds, or the worker's where they are lower.
-    fn bounds(&self, id: WorkerId, wish: &ListenWish) -> Bounds {
+    fn bounds(&self, id: WorkerId, index: usize, wish: &ListenWish) -> Bounds {
         let kind = self.workers.get(id).map(|worker| worker.dialect.kind());
         if kind == Some(DialectKind::Node) {
             // How many it has open nobody knows; it refuses when it has enough.
-            return Bounds { queue_max: self.settings.node.depth.into(), connections_max: u64::MAX };
+            let depth = self.settings.node.depth;
+            let keeps_clients = self.listeners[index].chooser.keeps_clients();
+            let queue_max = if keeps_clients { depth.max(self.settings.queue_max) } else { depth };
+            return Bounds { queue_max: queue_max.into(), connections_max: u64::MAX };
         }
         let open_files_max = self.workers.get(id).map_or(0, |worker| worker.open_files_max);
         let declared_count = self.settings.listeners.len().max(1) as u64;

@@ -58,6 +58,12 @@ pub trait Policy: fmt::Debug + Send {
     /// the rotation: the first is the one whose turn it is. An index out of range is logged once, and then and later
     /// taken for 0, which is strict rotation.
     fn choose(&mut self, client: Option<SocketAddr>, choices: &[Choice]) -> usize;
+
+    /// Whether a client that gets another worker than before misses something there, like a session. Then as many of
+    /// its connections may wait for a Node worker as for any other, instead of a few: asked when a worker listens.
+    fn keeps_clients(&self) -> bool {
+        false
+    }
 }
 
 /// A worker that has room. Its numbers are those of one listener, since that worker has listened there.

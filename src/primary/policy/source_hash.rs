@@ -27,6 +27,10 @@ impl Policy for SourceHash {
         let best = choices.iter().enumerate().max_by_key(|(_, choice)| score(choice));
         best.map_or(0, |(index, _)| index)
     }
+
+    fn keeps_clients(&self) -> bool {
+        true
+    }
 }
 
 /// Of the address as the 128 bits of an IPv6 address, high half first; an IPv4 address as its IPv4-mapped one.
