@@ -250,13 +250,11 @@ fn a_program_is_ready_when_it_says_so_and_has_finished_when_it_was_told_to() {
     let address = croupier.address();
     let mut early = Client::connect(&address).unwrap();
     early.send(http::LAST_REQUEST).unwrap();
-    wait_until("both have asked to listen", || {
-        let status = croupier.status();
-        status["workers"].as_array().is_some_and(|workers| workers.len() == 2)
-    });
-    assert_eq!(croupier.log().count(" ready"), 0, "{}", croupier.log());
+    croupier.log().wait_for_count(" prepares", 2);
+    assert_eq!(croupier.log().count(" listening on "), 0, "{}", croupier.log());
     std::fs::write(&is_ready, "").unwrap();
     assert!(early.response().unwrap().body.starts_with("hello from instance "));
+    croupier.wait_ready(2);
     croupier.log().wait_for("instance 0 does the jobs of all");
     let mut bodies = [http::get(&address).unwrap().body, http::get(&address).unwrap().body];
     bodies.sort();

@@ -29,4 +29,7 @@ process.on('message', (message) => {
     process.exit(0);
   });
 });
-server.listen(process.env.PORT, prepare);
+server.listen(process.env.PORT, () => {
+  console.error(`instance ${instance} prepares`);
+  prepare();
+});
