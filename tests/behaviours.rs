@@ -48,14 +48,18 @@ fn finding(line: &Line<'_>) -> Option<String> {
     if !missing.is_empty() {
         return Some(format!("{}: no such test: {missing:?}", line.name));
     }
-    let is_ours = line.applies.is_empty() || line.applies.contains(['P', 'W']);
+    let is_ours = line.applies.is_empty() || line.applies.contains(['P', 'W', 'N']);
     let has_reason = line.tests.strip_prefix("not applicable: ").is_some_and(|reason| !reason.is_empty());
     let is_settled = match line.applies {
-        "N" => line.tests == "issue: Node dialect",
         "J" => line.tests.starts_with("JavaScript API only"),
         _ => is_ours && (has_reason || named(line.tests).next().is_some()),
     };
-    (!is_settled).then(|| format!("{}: neither a test nor `not applicable: REASON`", line.name))
+    if !is_settled {
+        return Some(format!("{}: neither a test nor `not applicable: REASON`", line.name));
+    }
+    let is_with_node = named(line.tests).any(|(file, _)| file == "node" || file.starts_with("node_"));
+    let lacks_node = line.applies.contains('N') && !is_with_node;
+    lacks_node.then(|| format!("{}: no test in tests/node*.rs, although it applies to N", line.name))
 }
 
 #[test]
@@ -81,13 +85,14 @@ fn no_behaviour_is_forgotten_or_there_twice() {
 #[test]
 fn the_check_sees_what_is_wrong() {
     let own = "`behaviours::the_check_sees_what_is_wrong`";
+    let with_node = "`node::what_is_preloaded_knows_its_worker`";
     let sample = format!(
-        "## A. x\n\n| test of Node | applies | tests |\n|---|---|---|\n| good | PWN | {own} (why) |\n\
-         | reason | W | not applicable: none |\n| node | N | issue: Node dialect |\n| bad | P | |\n\
-         | gone | PN | {own}, `behaviours::nobody` |\n| part | W | `listeners::worker_with_script` |\n\
-         | none | W | not applicable: |\n| late | J | later |\n"
+        "## A. x\n\n| test of Node | applies | tests |\n|---|---|---|\n| good | PWN | {own} (why), {with_node} |\n\
+         | reason | W | not applicable: none |\n| node | N | {with_node} |\n| bad | P | |\n\
+         | gone | PN | {with_node}, `behaviours::nobody` |\n| part | W | `listeners::worker_with_script` |\n\
+         | none | W | not applicable: |\n| late | J | later |\n| native | PN | {own} |\n"
     );
     let lines = lines(&sample);
     let found: Vec<&str> = lines.iter().filter(|line| finding(line).is_some()).map(|line| line.name).collect();
-    assert_eq!((lines.len(), found), (8, vec!["bad", "gone", "part", "none", "late"]));
+    assert_eq!((lines.len(), found), (9, vec!["bad", "gone", "part", "none", "late", "native"]));
 }
