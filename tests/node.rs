@@ -16,7 +16,7 @@ use nix::unistd::{SysconfVar, sysconf};
 use support::http::{self, Client};
 use support::node;
 use support::script::Scripted;
-use support::{Croupier, Directory, processes};
+use support::{Croupier, Directory, processes, wait_until};
 
 // Who serves.
 
@@ -159,7 +159,43 @@ fn http_over_a_unix_path_has_no_addresses_and_the_path_goes_with_it() {
     assert!(!std::path::Path::new(&path).exists());
 }
 
+/// Whatever the kernel hands out, what Node gets does not block: it would sleep in the middle of that answer.
+#[test]
+fn a_client_that_does_not_read_stops_nobody_else() {
+    for policy in ["--policy=round-robin", "--policy=shared"] {
+        let mut croupier = node::start(&["--workers=1", policy], "http.js", &[]);
+        let address = croupier.wait_ready(1);
+        let mut slow = Client::connect(&address).unwrap();
+        slow.send(&node::request("/big")).unwrap();
+        wait_until("the answer begins", || slow.hears());
+        assert_eq!(http::next_workers(&address, 3), [1, 1, 1]);
+        assert_eq!(slow.response().unwrap().body.len(), 64 << 20);
+        assert_eq!(croupier.terminate(), Some(0));
+    }
+}
+
 // Limits of a worker's own.
+
+/// A worker without a descriptor for it loses what it is sent; the primary has a copy.
+#[test]
+fn more_clients_than_a_worker_has_descriptors_for_are_all_served() {
+    const CLIENTS: usize = 60;
+    let mut croupier = node::start(&["--workers=1"], "http.js", &[]);
+    let address = croupier.wait_ready(1);
+    assert_eq!(http::get(&address).unwrap().worker(), 1);
+    let worker = croupier.wait_started(1).pid;
+    let limit = processes::descriptors(worker).last().unwrap() + 20;
+    processes::limit_open_files(worker, limit as u64, limit as u64);
+    // Their requests lack the last byte, so that all those that it has taken stay open.
+    let head = "POST / HTTP/1.1\r\nhost: test\r\nconnection: close\r\ncontent-length: 1\r\n\r\n";
+    let mut clients: Vec<Client> = (0..CLIENTS).map(|_| Client::connect(&address).unwrap()).collect();
+    clients.iter_mut().for_each(|client| client.send(head).unwrap());
+    wait_until("it has no descriptor left", || processes::descriptors(worker).len() as i32 >= limit - 1);
+    clients.iter_mut().for_each(|client| client.send("x").unwrap());
+    assert!(clients.iter_mut().all(|client| client.response().unwrap().worker() == 1));
+    assert_eq!(croupier.started().len(), 1);
+    assert_eq!(croupier.terminate(), Some(0));
+}
 
 /// One worker has room for one connection, the other for nine. Who comes then waits in the primary, which asks again,
 /// but not as fast as it can: Node's own burns half a core here.
@@ -220,6 +256,25 @@ fn a_program_may_end_what_it_takes_at_once_and_nobody_else_gets_it() {
 
 // https.
 
+#[test]
+fn sessions_resume_also_in_workers_that_accept_themselves() {
+    let place = Directory::new();
+    let (key, certificate) = (place.file("key.pem"), place.file("certificate.pem"));
+    make_certificate(&key, &certificate);
+    let mut croupier = node::start(&["--workers=2", "--policy=shared"], "https.js", &[&key, &certificate]);
+    let address = croupier.wait_ready(2);
+    let mut client = HttpsClient::start(&address);
+    assert_eq!(client.ask().1, "new");
+    for worker in croupier.started() {
+        let other = croupier.started().into_iter().find(|it| it.id != worker.id).unwrap();
+        processes::stop(other.pid);
+        assert_eq!(client.ask(), (worker.id, "resumed".to_owned()));
+        processes::send(other.pid, Signal::SIGCONT);
+    }
+    drop(client);
+    assert_eq!(croupier.terminate(), Some(0));
+}
+
 /// The primary keeps what the first worker of a listener says of its tickets, and tells everybody who comes.
 #[test]
 fn sessions_resume_in_other_workers_and_over_a_reload() {
@@ -229,7 +284,7 @@ fn sessions_resume_in_other_workers_and_over_a_reload() {
     let mut croupier = node::start(&["--workers=4"], "https.js", &[&key, &certificate]);
     let address = croupier.wait_ready(4);
     let mut client = HttpsClient::start(&address);
-    assert!(client.ask().1 == "new");
+    assert_eq!(client.ask().1, "new");
     let answers: Vec<(u32, String)> = (0..11).map(|_| client.ask()).collect();
     assert!(answers.iter().all(|(_, session)| session == "resumed"), "{answers:?}");
     assert!(http::is_rotation(&answers.iter().map(|(worker, _)| *worker).collect::<Vec<_>>(), 4), "{answers:?}");

@@ -144,6 +144,16 @@ fn what_a_stopped_worker_had_not_taken_is_answered_by_others_after_its_death() {
 }
 
 #[test]
+fn a_worker_that_hangs_is_killed_after_the_hang_timeout_and_what_it_had_not_taken_is_answered_by_others() {
+    let mut croupier = node::start(&["--workers=2", "--hang-timeout=300ms"], "http.js", &[]);
+    let address = croupier.wait_ready(2);
+    processes::stop(croupier.wait_started(1).pid);
+    assert!(ask_all(&address, 20).iter_mut().all(|client| client.response().unwrap().worker() != 1));
+    croupier.wait_ready(3);
+    assert_eq!(croupier.terminate(), Some(0));
+}
+
+#[test]
 fn what_the_only_worker_had_not_taken_is_answered_by_its_replacement() {
     let mut croupier = start(1);
     let address = croupier.wait_ready(1);

@@ -1,5 +1,5 @@
 // A server as people write them, on the port of the environment: PORT=8000 node http.js. A request is answered when all
-// of it is there. /json tells what the program sees of the world; the paths of `ends` end it in one way or another, and
+// of it is there. /json tells what the program sees of the world, /big has a large answer; the paths of `ends` end it in one way or another, and
 // are answered too if there is time for that.
 'use strict';
 
@@ -34,7 +34,8 @@ const server = http.createServer((request, response) => {
     const all = () => ({ ...seen(), argv: argv.slice(2), execArgv, cwd: process.cwd(), mode: process.env.MODE,
       instance: process.env.NODE_APP_INSTANCE, preloadedIn: globalThis.preloadedIn, listensOn: server.address(),
       peer: request.socket.remoteAddress || null, child: childSees() });
-    const body = request.url === '/json' ? JSON.stringify(all()) : 'hello';
+    const bodies = { '/json': () => JSON.stringify(all()), '/big': () => 'x'.repeat(64 << 20) };
+    const body = request.url in bodies ? bodies[request.url]() : 'hello';
     const id = cluster.worker ? cluster.worker.id : 0;
     response.writeHead(200, { 'content-length': Buffer.byteLength(body), 'x-worker': id });
     response.end(body);
