@@ -5,6 +5,7 @@
 
 mod support;
 
+use std::collections::BTreeSet;
 use std::io::ErrorKind;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
@@ -13,6 +14,7 @@ use nix::sys::signal::Signal;
 
 use support::http::{self, Client};
 use support::load::Load;
+use support::script::{Scripted, ask, free_port};
 use support::{Croupier, Started, node, processes, until, wait_until};
 
 fn start(worker_count: u32) -> Croupier {
@@ -105,6 +107,28 @@ fn an_upgrade_of_the_primary_is_noticed_by_no_client_and_no_worker() {
     assert_eq!(croupier.terminate(), Some(0));
     croupier.log().wait_end();
     assert_eq!(croupier.log().count("ERROR"), 0, "{}", croupier.log());
+}
+
+/// Questions of workers that are on their way then are answered by the new image.
+#[test]
+fn an_upgrade_while_workers_begin_to_listen_is_noticed_by_none() {
+    let address = format!("127.0.0.1:{}", free_port());
+    let script = format!(
+        "listen a {address}\nlisten b 127.0.0.1:0\nclose a\nudp c 127.0.0.1:0\nlisten a {address}\nlisten d 127.0.0.1:0"
+    );
+    for moment in [" started", " bound for worker", " a is", " c is"] {
+        let scripted = Scripted::start_node(&["--workers=3"], &script);
+        scripted.says(moment);
+        scripted.croupier.signal(Signal::SIGUSR2);
+        scripted.says("upgrades=1");
+        scripted.address("d", 3);
+        for address in [scripted.address("a", 6), scripted.address("b", 3)] {
+            let workers: BTreeSet<String> = (0..3).map(|_| ask(&address)).collect();
+            assert_eq!(workers.len(), 3, "{moment}: {workers:?}");
+        }
+        let lines = scripted.end();
+        assert!(!lines.iter().any(|line| line.contains("ERROR") || line.contains("failed")), "{moment}: {lines:#?}");
+    }
 }
 
 /// What a worker has not acknowledged goes over an upgrade, and after its death to others.
