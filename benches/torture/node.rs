@@ -25,7 +25,7 @@ const WORKER: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/benches/programs/tort
 const NODE_PRIMARY: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/benches/programs/primary.js");
 
 /// Longer than a worker must have served to be replaced at once.
-const EVERY: Duration = Duration::from_millis(1200);
+const EVERY: Duration = Duration::from_millis(1500);
 /// At the same time; whoever is answered makes room for the next.
 const CLIENTS: usize = 16;
 /// Of one stopped worker, on each of its two listeners.
@@ -56,7 +56,7 @@ pub const ALL: [Scenario; 16] = [
     },
     Scenario {
         name: "node-kill",
-        what: "SIGKILL of one of 2 Node workers every 1.2 s",
+        what: "SIGKILL of one of 2 Node workers every 1.5 s",
         play: |name, extent| Script(Primary::Croupier, 2, Act::Kill).play(name, extent),
     },
     Scenario {
@@ -66,7 +66,7 @@ pub const ALL: [Scenario; 16] = [
     },
     Scenario {
         name: "node-kill-only",
-        what: "SIGKILL of the only Node worker every 1.2 s",
+        what: "SIGKILL of the only Node worker every 1.5 s",
         play: |name, extent| Script(Primary::Croupier, 1, Act::Kill).play(name, extent),
     },
     Scenario {

@@ -496,7 +496,7 @@ pub fn row(name: &str, tally: &Tally, verdict: Verdict, occurrences: u64) -> Row
         notes.push(format!("{} were told `connection: close` in an answer", tally.sent_away));
     }
     if verdict.cut_max > 0 {
-        notes.push(format!("the accounts of those killed allow {} to be cut", verdict.cut_max));
+        notes.push(format!("of those whom killed workers had, {} may be cut at most", verdict.cut_max));
     }
     if verdict.turned_away + verdict.sent_home > 0 {
         let (turned_away, sent_home) = (verdict.turned_away, verdict.sent_home);
