@@ -78,15 +78,15 @@ fn without_env(words: &[String]) -> Vec<String> {
     executed.map_or_else(|| words.to_vec(), words_of)
 }
 
-/// `node .../nodemon.js app.js` is `nodemon app.js`, and `node --run start` is `npm run start`.
+/// `node node_modules/.bin/nodemon app.js` is `nodemon app.js`, and `node --run start` is `npm run start`. Whatever is
+/// called so elsewhere is a program of the user's own.
 fn without_node(words: &[String]) -> Vec<String> {
+    let is_wrapper = |script: &str| script.contains("node_modules/") && wrapper_of(script).is_some();
     match words {
         [node, run, rest @ ..] if is_named_node(node.as_ref()) && run == "--run" => {
             ["npm", "run"].map(str::to_owned).into_iter().chain(rest.iter().cloned()).collect()
         }
-        [node, rest @ ..]
-            if is_named_node(node.as_ref()) && rest.first().is_some_and(|it| wrapper_of(it).is_some()) =>
-        {
+        [node, rest @ ..] if is_named_node(node.as_ref()) && rest.first().is_some_and(|it| is_wrapper(it)) => {
             rest.to_vec()
         }
         _ => words.to_vec(),
@@ -222,8 +222,14 @@ mod tests {
 
     #[test]
     fn programs_that_are_no_wrappers_are_left_alone() {
-        for command in ["node app.js", "node --import tsx app.ts", "./npm.d/app", "env node app.js", "app.js npm start"]
-        {
+        for command in [
+            "node app.js",
+            "node --import tsx app.ts",
+            "./npm.d/app",
+            "env node app.js",
+            "app.js npm start",
+            "node forever.js",
+        ] {
             assert_eq!(instead(command), None, "{command}");
         }
     }
