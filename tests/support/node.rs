@@ -2,6 +2,7 @@
 
 use std::process::Command;
 
+use croupier::primary::output::Destination;
 use croupier::primary::settings::{self, DialectKind, Settings};
 use croupier::primary::supervisor::{Plan, Respawn};
 use serde_json::Value;
@@ -94,11 +95,12 @@ pub fn finish(mut client: Client) -> u32 {
     client.response().unwrap().worker()
 }
 
-/// As settings have it, for a primary inside the test: one worker that is not replaced, and nothing declared.
+/// As settings have it, for a primary inside the test: one worker that is not replaced, and nothing declared. What it
+/// writes nobody reads.
 pub fn settings(words: &[&str]) -> Settings {
     let command = words.iter().fold(settings::Command::new(program()), |command, word| command.argument(word));
     let plan = Plan { respawn: Respawn::Never, ..Plan::of(1) };
-    Settings { plan, ..Settings::of(command.dialect(DialectKind::Node)) }
+    Settings { plan, stderr: Destination::Null, ..Settings::of(command.dialect(DialectKind::Node)) }
 }
 
 /// The same with workers that follow a script: see `tests/node/script.js`.
