@@ -63,6 +63,8 @@ pub struct Node {
     first_sent_bytes: usize,
     /// What came with descriptors that the worker has not acknowledged, in the order in which they were sent.
     unacknowledged: VecDeque<Sent>,
+    /// How many connections it has neither accepted nor refused.
+    unanswered: usize,
     /// Queries that are not answered, and servers that do not listen yet.
     asked: Vec<Asked>,
     /// Lanes on which it listens, and of which the core has not been told.
@@ -107,6 +109,9 @@ enum Readiness {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 enum Leaving {
     No,
+    /// It is to be told to finish, once it has answered for every connection. From Node 26 on a server that closes ends
+    /// what it has accepted a moment before, and whose request has not come yet; the answers leave it that moment.
+    Due,
     /// It wants to leave by itself and waits for the answer to this request.
     Asked(u64),
     /// It has been told to finish. That is an answer to a wish that crosses it, too.
@@ -123,6 +128,7 @@ pub struct Saved {
     outbox: Vec<outbox::Saved>,
     first_sent_bytes: usize,
     unacknowledged: VecDeque<Sent>,
+    unanswered: usize,
     asked: Vec<Asked>,
     to_announce: VecDeque<LaneId>,
     readiness: Readiness,
@@ -157,6 +163,7 @@ impl Node {
             is_full: false,
             first_sent_bytes: 0,
             unacknowledged: VecDeque::new(),
+            unanswered: 0,
             asked: Vec::new(),
             to_announce: VecDeque::new(),
             readiness,
@@ -174,6 +181,7 @@ impl Node {
             outbox: self.outbox.save(baggage),
             first_sent_bytes: self.first_sent_bytes,
             unacknowledged: self.unacknowledged.clone(),
+            unanswered: self.unanswered,
             asked: self.asked.clone(),
             to_announce: self.to_announce.clone(),
             readiness: self.readiness,
@@ -194,6 +202,7 @@ impl Node {
             is_full: true,
             first_sent_bytes: saved.first_sent_bytes,
             unacknowledged: saved.unacknowledged,
+            unanswered: saved.unanswered,
             asked: saved.asked,
             to_announce: saved.to_announce,
             readiness: saved.readiness,
@@ -211,7 +220,7 @@ impl Node {
             let Some(line) = self.channel.next_line() else {
                 match self.channel.receive(buffer) {
                     Received::Bytes => continue,
-                    Received::Nothing => return None,
+                    Received::Nothing => return self.tell_when_due().err().and_then(unsent),
                     Received::End => return Some(Said::End),
                     Received::TooMuch(what) => return Some(Said::Garbage(what.to_owned())),
                 }
@@ -223,9 +232,11 @@ impl Node {
             match said {
                 Ok(Some(said)) => return Some(said),
                 Ok(None) => {}
-                // Its end comes after what it has said before.
-                Err(error) if has_gone(&error) => {}
-                Err(error) => return Some(Said::Garbage(format!("it does not read its channel: {error}"))),
+                Err(error) => {
+                    if let Some(said) = unsent(error) {
+                        return Some(said);
+                    }
+                }
             }
         }
     }
@@ -264,6 +275,7 @@ impl Node {
             FromNode::Nack => return self.lost_in_transit(),
             FromNode::Answer { number, is_accepted } => {
                 let (lane, sequence) = writing::connection_of(number);
+                self.unanswered = self.unanswered.saturating_sub(1);
                 Some(if is_accepted { Said::Took { lane, sequence } } else { Said::Refused { lane, sequence } })
             }
             FromNode::Leaving { request } => match self.leaving {
@@ -272,7 +284,8 @@ impl Node {
                     Some(Said::Disconnect)
                 }
                 Leaving::Told => None,
-                Leaving::Answered => {
+                Leaving::Due | Leaving::Answered => {
+                    self.leaving = Leaving::Answered;
                     self.put(Kind::Answer, writing::may_leave(request), None)?;
                     None
                 }
@@ -316,7 +329,10 @@ impl Node {
     /// forgotten the message.
     fn lost_in_transit(&mut self) -> io::Result<Option<Said>> {
         Ok(match self.unacknowledged.pop_front() {
-            Some(Sent::Connection { lane, sequence }) => Some(Said::Refused { lane, sequence }),
+            Some(Sent::Connection { lane, sequence }) => {
+                self.unanswered = self.unanswered.saturating_sub(1);
+                Some(Said::Refused { lane, sequence })
+            }
             Some(Sent::Listener { request, lane }) => {
                 let asked = self.asked.iter().find(|asked| asked.request == request);
                 let data = asked.and_then(|asked| asked.data.clone());
@@ -349,6 +365,7 @@ impl Node {
         self.is_full = sent.as_ref().is_err_and(|error| error.kind() == io::ErrorKind::WouldBlock);
         let sent_bytes = sent?;
         self.unacknowledged.push_back(Sent::Connection { lane, sequence });
+        self.unanswered += 1;
         let rest = &self.line.as_bytes()[sent_bytes..];
         if !rest.is_empty() {
             self.outbox.push(Kind::Answer, rest.into(), None)?;
@@ -385,25 +402,33 @@ impl Node {
         self.put(Kind::Answer, writing::refused(request, errno, data.as_ref()), None)
     }
 
-    /// Tells the worker to finish, or answers its wish to.
+    /// Tells the worker to finish, once it has answered for what it was dealt, or answers its wish to.
     ///
     /// # Errors
     /// As [`grant`](Self::grant).
     pub fn disconnect(&mut self) -> io::Result<()> {
         match self.leaving {
             Leaving::No => {
-                self.leaving = Leaving::Told;
-                if self.options.shutdown_message {
-                    self.put(Kind::Answer, writing::SHUTDOWN.to_owned(), None)?;
-                }
-                self.put(Kind::Answer, writing::disconnect(), None)
+                self.leaving = Leaving::Due;
+                self.tell_when_due()
             }
             Leaving::Asked(request) => {
                 self.leaving = Leaving::Answered;
                 self.put(Kind::Answer, writing::may_leave(request), None)
             }
-            Leaving::Told | Leaving::Answered => Ok(()),
+            Leaving::Due | Leaving::Told | Leaving::Answered => Ok(()),
         }
+    }
+
+    fn tell_when_due(&mut self) -> io::Result<()> {
+        if self.leaving != Leaving::Due || self.unanswered > 0 {
+            return Ok(());
+        }
+        self.leaving = Leaving::Told;
+        if self.options.shutdown_message {
+            self.put(Kind::Answer, writing::SHUTDOWN.to_owned(), None)?;
+        }
+        self.put(Kind::Answer, writing::disconnect(), None)
     }
 
     /// Sends a message, or lets it wait for the worker. Our copy of `fd`, a socket, is closed once it is sent.
@@ -504,8 +529,11 @@ impl AsFd for Node {
     }
 }
 
-fn has_gone(error: &io::Error) -> bool {
-    matches!(error.kind(), io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset)
+/// What to make of an answer that could not be sent. Nothing, if the worker has gone: its end comes after what it has
+/// said before.
+fn unsent(error: io::Error) -> Option<Said> {
+    let has_gone = matches!(error.kind(), io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset);
+    (!has_gone).then(|| Said::Garbage(format!("it does not read its channel: {error}")))
 }
 
 /// What Node makes of a descriptor, as it stands in the message. Anything else would end the worker. It is made

@@ -143,6 +143,49 @@ fn who_leaves_is_answered_and_who_was_told_to_finish_is_not_told_again() {
 }
 
 #[test]
+fn who_has_not_answered_for_everything_is_told_to_finish_when_it_has() {
+    let answer = |number: u64, accepted| {
+        let number = writing::connection_number(LaneId(0), number);
+        format!(r#"{{"cmd":"NODE_CLUSTER","ack":{number},"accepted":{accepted},"seq":3}}"#)
+    };
+    let mut rig = Rig::new(OPTIONS);
+    let (ours, _client) = connection();
+    for sequence in 1..=3 {
+        rig.node.deal(LaneId(0), sequence, ours.as_fd()).unwrap();
+        rig.is_told();
+    }
+    rig.node.disconnect().unwrap();
+    rig.says(r#"{"cmd":"NODE_HANDLE_ACK"}"#, None);
+    rig.says(r#"{"cmd":"NODE_HANDLE_NACK"}"#, None);
+    rig.says(r#"{"cmd":"NODE_HANDLE_ACK"}"#, None);
+    rig.says(&answer(1, true), None);
+    assert!(matches!(rig.hears(), Some(Said::Refused { sequence: 2, .. })));
+    assert!(matches!(rig.hears(), Some(Said::Took { sequence: 1, .. })));
+    assert!(rig.hears().is_none() && rig.is_told_nothing(), "the third is on its way");
+    rig.says(&answer(3, false), None);
+    assert!(matches!(rig.hears(), Some(Said::Refused { sequence: 3, .. })));
+    assert!(rig.hears().is_none());
+    assert_eq!(rig.is_told().0["act"], json!("disconnect"));
+    rig.node.disconnect().unwrap();
+    assert!(rig.hears().is_none() && rig.is_told_nothing());
+}
+
+#[test]
+fn who_leaves_by_itself_before_it_was_told_to_finish_gets_the_answer_alone() {
+    let mut rig = Rig::new(OPTIONS);
+    let (ours, _client) = connection();
+    rig.node.deal(LaneId(0), 1, ours.as_fd()).unwrap();
+    rig.is_told();
+    rig.node.disconnect().unwrap();
+    rig.says(r#"{"cmd":"NODE_CLUSTER","act":"exitedAfterDisconnect","seq":4}"#, None);
+    assert!(rig.hears().is_none());
+    assert_eq!(rig.is_told().0["ack"], json!(4));
+    rig.says(&format!(r#"{{"cmd":"NODE_CLUSTER","ack":{},"accepted":false,"seq":5}}"#, 1 << 8), None);
+    assert!(matches!(rig.hears(), Some(Said::Refused { sequence: 1, .. })));
+    assert!(rig.hears().is_none() && rig.is_told_nothing(), "both would make it throw");
+}
+
+#[test]
 fn no_descriptor_goes_to_one_that_may_leave() {
     let mut rig = Rig::new(OPTIONS);
     rig.node.disconnect().unwrap();
