@@ -67,6 +67,19 @@ fn nobody_is_told_how_many_connections_node_workers_have_open() {
     }
 }
 
+/// How many clients its end has cut would be the difference to those taken.
+#[test]
+fn nor_how_many_a_node_worker_had_closed_when_it_ended() {
+    let server = Server::new();
+    let croupier = server.run(&["--workers", "1"]);
+    let address = address(&croupier, 1);
+    let mut client = Client::connect(&address).unwrap();
+    client.get().unwrap();
+    processes::send(croupier.wait_started(1).pid, Signal::SIGKILL);
+    let line = croupier.log().wait_for(" exited signal=9");
+    assert!(line.contains(" dealt=1 reclaimed=0 taken=1 untaken=0 "), "{line}");
+}
+
 #[test]
 fn what_native_workers_have_open_is_said_as_ever() {
     let croupier = Croupier::demo(&["--workers", "1"]);

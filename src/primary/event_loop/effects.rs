@@ -381,9 +381,14 @@ impl Primary {
             None => "[not replaced]".into(),
         };
         let Figures { dealt, reclaimed, taken, closed, untaken } = figures;
+        let closed = match worker.dialect.kind() {
+            DialectKind::Native => format!(" closed={closed}"),
+            // It has not told. No number is better than a wrong one: `taken` less `closed` is how many were cut.
+            DialectKind::Node => String::new(),
+        };
         log::info!(
             "worker={id} pid={pid} exited {exit} state={state} dealt={dealt} reclaimed={reclaimed} \
-             taken={taken} closed={closed} untaken={untaken} {next}"
+             taken={taken}{closed} untaken={untaken} {next}"
         );
         let (who, voluntary) = (worker.who(), worker.is_voluntary);
         self.subscribers.tell_of(who, || events::Event::Exit { worker: id, exit, voluntary });
