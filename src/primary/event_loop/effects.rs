@@ -119,9 +119,7 @@ impl Primary {
         let mut variables: Vec<_> = command.variables.iter().chain(own.into_iter().flatten()).cloned().collect();
         let arguments = match kind {
             DialectKind::Native => command.arguments.clone(),
-            DialectKind::Node => {
-                inspect::with_own_port(&command.arguments, &mut variables, std::env::var_os(NODE_OPTIONS), id)
-            }
+            DialectKind::Node => inspect::with_own_port(command, &mut variables, std::env::var_os(NODE_OPTIONS), id),
         };
         variables.extend(dialect::variables(kind, channel.as_raw_fd(), id, slot, generation));
         let mut output = |stream| {

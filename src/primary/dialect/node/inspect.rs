@@ -5,7 +5,7 @@
 use std::ffi::{OsStr, OsString};
 use std::path::Path;
 
-use crate::primary::settings::Variable;
+use crate::primary::settings::{Command, Variable};
 use crate::protocol::ids::WorkerId;
 
 /// Arguments from the environment: they come before those of the command line.
@@ -37,19 +37,19 @@ struct Asked {
     last: Option<usize>,
 }
 
-/// The arguments of `worker`: with a port of its own behind the flags that ask for an inspector in `arguments`. If they
-/// are only in `NODE_OPTIONS`, of `variables` or as inherited, it is added there. The last port that is named counts,
-/// and a host stays. Without such flags, or with port 0 (any port will do), nothing changes.
+/// The arguments of `worker`: with a port of its own behind the flags that ask for an inspector in those of `command`.
+/// If they are only in `NODE_OPTIONS`, of `variables` or as inherited, it is added there. The last port that is named
+/// counts, and a host stays. Without such flags, or with port 0 (any port will do), nothing changes.
 pub fn with_own_port(
-    arguments: &[OsString],
+    command: &Command,
     variables: &mut Vec<Variable>,
     inherited: Option<OsString>,
     worker: WorkerId,
 ) -> Vec<OsString> {
-    let mut arguments = arguments.to_vec();
+    let mut arguments = command.arguments.clone();
     let given = variables.iter().rev().find(|(name, _)| name == NODE_OPTIONS).map(|(_, value)| value.clone());
     let options = given.or(inherited).and_then(|options| options.into_string().ok()).unwrap_or_default();
-    let of_node = arguments_of_node(&arguments);
+    let of_node = arguments_of_node(command);
     let (by_variable, by_arguments) = (asked_in(options.split_whitespace()), asked_in(words(&arguments[of_node..])));
     let port = by_arguments.port.or(by_variable.port).unwrap_or(PORT_DEFAULT);
     let flag = format!("--inspect-port={}", port_of(port, worker));
@@ -70,11 +70,12 @@ fn port_of(base: u16, worker: WorkerId) -> u32 {
     }
 }
 
-/// Where Node's own arguments begin: behind its name, if something else executes it (`env node`).
-fn arguments_of_node(arguments: &[OsString]) -> usize {
+/// Where Node's own arguments begin: behind its name, which is the program, unless something else executes it (`env
+/// node`).
+fn arguments_of_node(command: &Command) -> usize {
     let is_node =
         |word: &OsString| matches!(Path::new(word).file_name().and_then(OsStr::to_str), Some("node" | "nodejs"));
-    arguments.iter().position(is_node).map_or(0, |at| at + 1)
+    std::iter::once(&command.program).chain(&command.arguments).position(is_node).unwrap_or(0)
 }
 
 fn words(arguments: &[OsString]) -> impl Iterator<Item = &str> {
@@ -122,9 +123,14 @@ mod tests {
 
     /// The arguments of worker 3, and `NODE_OPTIONS` if that has changed.
     fn own(arguments: &str, node_options: &str) -> (String, Option<OsString>) {
-        let arguments: Vec<OsString> = arguments.split(' ').map(Into::into).collect();
+        own_of("/usr/bin/node", arguments, node_options)
+    }
+
+    /// The same of this program.
+    fn own_of(program: &str, arguments: &str, node_options: &str) -> (String, Option<OsString>) {
         let mut variables = vec![("A".into(), "b".into())];
-        let own = with_own_port(&arguments, &mut variables, Some(node_options.into()), WorkerId(3));
+        let command = arguments.split(' ').fold(Command::new(program), |command, word| command.argument(word));
+        let own = with_own_port(&command, &mut variables, Some(node_options.into()), WorkerId(3));
         let arguments: Vec<&str> = words(&own).collect();
         (arguments.join(" "), variables.get(1).map(|(_, value)| value.clone()))
     }
@@ -151,7 +157,7 @@ mod tests {
                 "-r x --import y --title z --inspect --inspect-port=9232 a.js",
             ),
             ("--import=y --inspect -- a.js", "--import=y --inspect --inspect-port=9232 -- a.js"),
-            ("-i A=1 /usr/bin/node --inspect a.js", "-i A=1 /usr/bin/node --inspect --inspect-port=9232 a.js"),
+            ("--inspect a.js node --inspect", "--inspect --inspect-port=9232 a.js node --inspect"),
         ];
         for (arguments, with_port) in cases {
             assert_eq!(own(arguments, ""), (with_port.to_owned(), None), "{arguments}");
@@ -159,11 +165,18 @@ mod tests {
     }
 
     #[test]
+    fn node_may_be_executed_by_something_else() {
+        let by_env = own_of("env", "-i A=1 /usr/bin/node --inspect a.js", "");
+        assert_eq!(by_env.0, "-i A=1 /usr/bin/node --inspect --inspect-port=9232 a.js");
+        assert_eq!(own_of("web", "--inspect a.js", "").0, "--inspect --inspect-port=9232 a.js", "a link to it");
+    }
+
+    #[test]
     fn flags_of_the_script_and_what_is_no_such_flag_are_left_alone() {
         for arguments in ["app.js --inspect", "-- app.js --inspect", "-r --inspect app.js", "--inspector app.js", ""] {
             assert_eq!(own(arguments, "--max-old-space-size=100"), (arguments.to_owned(), None));
         }
-        assert_eq!(with_own_port(&[], &mut Vec::new(), None, WorkerId(1)), [""; 0]);
+        assert_eq!(with_own_port(&Command::new("node"), &mut Vec::new(), None, WorkerId(1)), [""; 0]);
     }
 
     #[test]
@@ -173,7 +186,12 @@ mod tests {
         let with_port = "--inspect --inspect-port=9403 app.js".to_owned();
         assert_eq!(own("--inspect app.js", "--inspect=9400"), (with_port, None));
         let mut variables = vec![(NODE_OPTIONS.into(), "--inspect".into())];
-        with_own_port(&["app.js".into()], &mut variables, Some("--inspect=9400".into()), WorkerId(1));
+        with_own_port(
+            &Command::new("node").argument("app.js"),
+            &mut variables,
+            Some("--inspect=9400".into()),
+            WorkerId(1),
+        );
         assert_eq!(variables[1].1, "--inspect --inspect-port=9230", "its own variable is stronger");
     }
 
