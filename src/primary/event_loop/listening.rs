@@ -145,7 +145,11 @@ impl Primary {
     pub(super) fn listen(&mut self, id: WorkerId, wanted: &ListenRequest) {
         let Some(worker) = self.workers.get(id) else { return };
         if !worker.state().hears() {
-            return self.end_worker(id, "it asked to listen before it said hello");
+            let why = match worker.dialect.kind() {
+                DialectKind::Native => "it asked to listen before it said hello",
+                DialectKind::Node => "its program must be in a file: Node makes no whole worker of `node -e`",
+            };
+            return self.end_worker(id, why);
         }
         let Err(Refusal { errno, reason }) = self.grant(id, wanted) else { return };
         let Some(worker) = self.workers.get_mut(id) else { return };
