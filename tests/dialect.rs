@@ -120,12 +120,12 @@ fn what_node_workers_cannot_do_and_what_only_they_can_is_refused_with_the_remedy
         (&["-l", "[::1]:0,proxy-protocol=::1"], &node, "--listen [::1]:0,proxy-protocol=::1/128: Node workers"),
         (&["--policy", "least-connections"], &node, "--policy least-connections: nobody is told how many connections"),
         (&["-l", "[::1]:0,policy=least-connections"], &node, "--listen [::1]:0,policy=least-connections: nobody"),
-        (&["--idle-timeout", "5s"], &node, "--idle-timeout: Node programs end idle connections themselves; leave it"),
-        (&["--connections-max", "9"], &node, "leave it out, set server.maxConnections there"),
+        (&["--idle-timeout", "5s"], &node, "--idle-timeout: Node programs end idle connections themselves; set"),
+        (&["--connections-max", "9"], &node, "Node workers have open; set server.maxConnections instead"),
         (
             &["--queue-max", "9"],
             &node,
-            "--queue-max: Node workers have a measure of their own; leave it out, write --node",
+            "--queue-max: Node workers have a measure of their own; write --node-depth instead",
         ),
         (&["--stall-after", "1s"], &node, "--stall-after: from a Node worker that lives nothing can be taken back"),
         (&["--connections-max", "9", "--dialect", "node"], &other, "--connections-max: nobody is told"),
@@ -155,6 +155,11 @@ fn workers_that_do_not_start_are_given_the_remedy_for_their_kind() {
     let cases: &[(&[&str], &[&str], &str)] = &[
         (&[], &["node", "server.js"], "it exited before it listened (code=3); run it by hand to see what it says; if"),
         (&[], &["./npm", "start"], "it becomes the worker itself, and what it starts is none: write -- node server.js"),
+        (
+            &[],
+            &["node", "-e", "require('http').createServer().listen(0, '127.0.0.1')"],
+            "its program must be in a file: Node makes no whole worker of `node -e`",
+        ),
         (&[soon, "--dialect=node"], &["sleep", "99"], "it never said hello within 1s; it must be Node with a program"),
         (&[soon, "--wait-ready"], &["node", "-e", "setInterval(() => {}, 99)"], "has to say process.send('ready')"),
         (&[soon], &["sleep", "99"], "it must use croupier's worker library (if it starts Node, write --dialect node)"),
