@@ -199,6 +199,10 @@ fn read_usual(line: &[u8]) -> Option<FromNode> {
 
 /// The `cmd` of a message of Node's own. Node looks at no more than this, so a program's `{"cmd":"NODE_"}` is its own.
 fn internal_command(text: &str) -> Option<String> {
+    // An array of the program's would be read as one, too.
+    if !text.starts_with('{') {
+        return None;
+    }
     let peek: Peek<'_> = serde_json::from_str(text).ok()?;
     let command: String = serde_json::from_str(peek.cmd?.get()).ok()?;
     (command.starts_with("NODE_") && command.len() > "NODE_".len()).then_some(command)
@@ -359,8 +363,17 @@ mod tests {
 
     #[test]
     fn what_is_not_nodes_own_is_the_programs() {
-        let its =
-            ["\"ready\"", "7", "null", "[1]", r#"{"cmd":"NODE_"}"#, r#"{"cmd":"fooNODE_X"}"#, r#"{"cmd":5}"#, " {} "];
+        let its = [
+            "\"ready\"",
+            "7",
+            "null",
+            "[1]",
+            r#"["NODE_HANDLE_ACK"]"#,
+            r#"{"cmd":"NODE_"}"#,
+            r#"{"cmd":"fooNODE_X"}"#,
+            r#"{"cmd":5}"#,
+            " {} ",
+        ];
         for text in its {
             let Ok(FromNode::Message(body)) = read(text.as_bytes()) else { panic!("{text}") };
             assert_eq!(body.as_str(), text.trim());
