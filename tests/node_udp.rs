@@ -98,6 +98,16 @@ fn an_error_of_bind_reaches_the_worker_which_can_try_again() {
     scripted.end();
 }
 
+#[test]
+fn a_port_may_come_straight_from_the_environment() {
+    let port = free_port();
+    let scripted = start(2, &format!("udp a 127.0.0.1:0 port=\"{port}\""));
+    let address = scripted.address("a", 2);
+    assert_eq!(address, format!("127.0.0.1:{port}"));
+    assert!(ask(&client(), &address, "x").ends_with(" a x"));
+    scripted.end();
+}
+
 /// Also of one that is closed before the primary has answered.
 #[test]
 fn closing_and_binding_again_at_once_works_and_the_last_close_frees_the_port() {

@@ -20,7 +20,7 @@
 //! ```
 //! What no version of Node sends is an error of that worker: nothing here can fail for any other reason.
 
-use serde::Deserialize;
+use serde::{Deserialize, Deserializer};
 use serde_json::value::RawValue;
 use serde_json::{Value, json};
 
@@ -100,7 +100,7 @@ pub struct Place {
     address: Option<String>,
     #[serde(default)]
     address_type: Value,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "number_or_digits")]
     port: Option<i64>,
     #[serde(default)]
     fd: Option<i64>,
@@ -233,6 +233,14 @@ fn read_cluster(text: &str) -> serde_json::Result<FromNode> {
     })
 }
 
+/// The port of a UDP socket is passed on as the program has it, which may be straight from its environment.
+fn number_or_digits<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<i64>, D::Error> {
+    Ok(match Value::deserialize(deserializer)? {
+        Value::String(digits) => digits.trim().parse().ok(),
+        number => number.as_i64(),
+    })
+}
+
 fn null() -> Box<RawValue> {
     RawValue::from_string("null".into()).expect("null is JSON")
 }
@@ -319,6 +327,8 @@ mod tests {
         let udp = wish(r#""address":null,"port":0,"addressType":"udp4","fd":-1,"flags":4"#);
         assert_eq!(udp.address.as_deref(), Some("0.0.0.0:0"));
         assert!(udp.datagrams && udp.reuse_address && !udp.ipv6_only);
+        let from_environment = wish(r#""address":"127.0.0.1","port":"5353","addressType":"udp4","fd":-1,"flags":0"#);
+        assert_eq!(from_environment.address.as_deref(), Some("127.0.0.1:5353"));
         let ipv6 = wish(r#""address":"::","port":1,"addressType":"udp6","fd":-1,"flags":1"#);
         assert!(ipv6.ipv6_only && ipv6.datagrams && !ipv6.reuse_address);
         assert!(!wish(r#""address":"0.0.0.0","port":1,"addressType":4,"flags":1"#).ipv6_only);
