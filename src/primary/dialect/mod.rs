@@ -75,8 +75,8 @@ pub enum Said {
         /// What was attached.
         fd: Option<OwnedFd>,
     },
-    /// It has consumed messages; the dialect has taken note.
-    Consumed,
+    /// Something that concerns the dialect alone, which has taken note of it.
+    Noted,
     /// It wants to finish.
     Disconnect,
     /// Something that this version does not know; nothing follows from it.

@@ -106,7 +106,7 @@ impl Native {
             FromWorker::Consumed { messages } => match self.unconsumed.checked_sub(messages) {
                 Some(left) => {
                     self.unconsumed = left;
-                    Said::Consumed
+                    Said::Noted
                 }
                 None => Said::Garbage(format!("it consumed {messages} messages and had {}", self.unconsumed)),
             },

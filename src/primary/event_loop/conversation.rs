@@ -109,7 +109,7 @@ impl Primary {
             }
             Said::Close(lane) => self.close_lane_as_told(id, lane),
             Said::Message { body, fd } => self.pass_on(id, body, fd),
-            Said::Consumed => {}
+            Said::Noted => {}
             Said::Disconnect => self.wants_to_leave(id),
             Said::Unknown => log::debug!("worker={id} said something of a newer version [ignored]"),
             Said::Garbage(why) => {

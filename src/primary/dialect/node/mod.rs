@@ -250,7 +250,8 @@ impl Node {
         self.to_announce.pop_front().map(Said::Listening).or_else(|| is_news.then_some(Said::Ready))
     }
 
-    /// `None`: that is all that there is to it.
+    /// `None`: that is all that there is to it. So it is only with what a worker cannot say without end: its talk is
+    /// counted by what [`hear`](Self::hear) returns.
     ///
     /// # Errors
     /// The answer cannot be sent: see [`put`](Self::put).
@@ -261,13 +262,17 @@ impl Node {
             FromNode::Listening(place) => {
                 let granted = |asked: &Asked| asked.lane.is_some() && place.is_of(&asked.place);
                 let granted = self.asked.iter().position(granted).map(|index| self.asked.swap_remove(index));
-                self.to_announce.extend(granted.and_then(|asked| asked.lane));
+                let Some(lane) = granted.and_then(|asked| asked.lane) else { return Ok(Some(Said::Unknown)) };
+                self.to_announce.push_back(lane);
                 None
             }
-            FromNode::Close(key) => writing::lane_of(&key).map(|lane| {
-                self.forget(lane);
-                Said::Close(lane)
-            }),
+            FromNode::Close(key) => match writing::lane_of(&key) {
+                Some(lane) => {
+                    self.forget(lane);
+                    Some(Said::Close(lane))
+                }
+                None => Some(Said::Unknown),
+            },
             FromNode::Ack => match self.unacknowledged.pop_front() {
                 Some(_) => None,
                 None => Some(Said::Garbage("it acknowledged a descriptor that it was never sent".into())),
@@ -283,11 +288,11 @@ impl Node {
                     self.leaving = Leaving::Asked(request);
                     Some(Said::Disconnect)
                 }
-                Leaving::Told => None,
+                Leaving::Told => Some(Said::Noted),
                 Leaving::Due | Leaving::Answered => {
                     self.leaving = Leaving::Answered;
                     self.put(Kind::Answer, writing::may_leave(request), None)?;
-                    None
+                    Some(Said::Noted)
                 }
             },
             FromNode::Message(body) => {
@@ -300,7 +305,7 @@ impl Node {
                 let fd = self.channel.take_fd();
                 let answer = if fd.is_some() { writing::ACK } else { writing::NACK };
                 self.put(Kind::Answer, answer.to_owned(), None)?;
-                fd.map(|fd| Said::Message { body, fd: Some(fd) })
+                Some(fd.map_or(Said::Noted, |fd| Said::Message { body, fd: Some(fd) }))
             }
             FromNode::Unknown => Some(Said::Unknown),
         })
@@ -322,7 +327,7 @@ impl Node {
 
     fn refuse_at_once(&mut self, request: u64, errno: Errno, data: Option<Body>) -> io::Result<Option<Said>> {
         self.put(Kind::Answer, writing::refused(request, errno as i32, data.as_ref()), None)?;
-        Ok(None)
+        Ok(Some(Said::Noted))
     }
 
     /// The worker had no descriptor left for what came with the message that it has not answered for longest; it has
@@ -340,7 +345,7 @@ impl Node {
                 self.put(Kind::Answer, writing::refused(request, Errno::EMFILE as i32, data.as_ref()), None)?;
                 Some(Said::Close(lane))
             }
-            Some(Sent::Message) => Some(Said::Unknown),
+            Some(Sent::Message) => Some(Said::Noted),
             None => Some(Said::Garbage("it misses a descriptor that it was never sent".into())),
         })
     }

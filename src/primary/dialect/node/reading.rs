@@ -167,7 +167,7 @@ pub fn read(line: &[u8]) -> Result<FromNode, Malformed> {
     let line = line.strip_prefix(b"\x02").unwrap_or(line);
     let malformed = |why: serde_json::Error| {
         let shown: String = String::from_utf8_lossy(line).chars().take(SHOWN_MAX).collect();
-        Malformed(format!("{shown:?} is no message of Node's: {why}"))
+        Malformed(format!("`{shown}` is no message of Node's: {why}"))
     };
     let message: &RawValue = serde_json::from_slice(line).map_err(malformed)?;
     let text = message.get();
