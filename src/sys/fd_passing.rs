@@ -43,9 +43,11 @@ pub struct Received {
     pub len: usize,
     /// The message was longer than the buffer; the rest is gone (`MSG_TRUNC`).
     pub truncated: bool,
-    /// The first descriptor that came with it; surplus ones have been closed. `None` although one was sent: this
-    /// process has none left (`MSG_CTRUNC`), and what was sent is gone.
+    /// The first descriptor that came with it; surplus ones have been closed. `None` although one was sent: see
+    /// `lost_fd`.
     pub fd: Option<OwnedFd>,
+    /// This process had no room for a descriptor that was sent, and it is gone (`MSG_CTRUNC`).
+    pub lost_fd: bool,
 }
 
 /// Sends `bytes` as one message, with `fd` attached if there is one. Never sleeps. `fd` is borrowed: the caller
@@ -146,7 +148,8 @@ pub fn receive(socket: BorrowedFd<'_>, buffer: &mut [u8], wait: Wait) -> io::Res
         }
     };
     let fd = take_fds(&message);
-    Ok(Received { len, truncated: message.msg_flags & libc::MSG_TRUNC != 0, fd })
+    let has_flag = |flag| message.msg_flags & flag != 0;
+    Ok(Received { len, truncated: has_flag(libc::MSG_TRUNC), fd, lost_fd: has_flag(libc::MSG_CTRUNC) })
 }
 
 /// Owns every descriptor that the kernel installed for `message`; returns the first, closes the others.

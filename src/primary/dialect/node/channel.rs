@@ -116,8 +116,7 @@ impl Channel {
         if received.len == 0 {
             return Received::End;
         }
-        // The kernel ends a receive behind a descriptor, with more to come. Otherwise it goes on to the last byte.
-        self.is_empty = received.len < buffer.0.len() && received.fd.is_none() && !self.is_closed;
+        self.is_empty = has_emptied(&received, buffer.0.len()) && !self.is_closed;
         self.fds.extend(received.fd);
         self.input.extend_from_slice(&buffer.0[..received.len]);
         if self.input.len() > LINE_MAX_BYTES {
@@ -165,8 +164,27 @@ impl Channel {
     }
 }
 
+/// Whether nothing was left behind what was received. The kernel ends a receive behind a descriptor, also behind one
+/// that it had to drop, with more to come. Otherwise it goes on to the last byte.
+fn has_emptied(received: &fd_passing::Received, room_bytes: usize) -> bool {
+    received.len < room_bytes && received.fd.is_none() && !received.lost_fd
+}
+
 impl AsFd for Channel {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.socket.as_fd()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn there_may_be_more_behind_a_descriptor_also_where_there_was_no_room_for_it() {
+        let received = |len, lost_fd| fd_passing::Received { len, truncated: false, fd: None, lost_fd };
+        assert!(has_emptied(&received(9, false), 10));
+        assert!(!has_emptied(&received(10, false), 10));
+        assert!(!has_emptied(&received(9, true), 10));
     }
 }
