@@ -239,6 +239,11 @@ impl Listener {
         Self { is_declared: true, ..self }
     }
 
+    /// It is what there is where `wanted` was asked for, and answers to it.
+    pub fn instead_of(self, wanted: &Address) -> Self {
+        Self { wanted: wanted.clone(), ..self }
+    }
+
     /// It deals by this policy; a UDP socket is shared whatever the policy.
     pub fn dealing_by(self, policy: &PolicyKind) -> Self {
         match self.takes_datagrams() {
@@ -630,5 +635,23 @@ fn pause_reason(error: &io::Error) -> PauseReason {
         Some(Errno::ENOMEM | Errno::ENOBUFS) => PauseReason::Memory,
         Some(Errno::ETOOMANYREFS) => PauseReason::InFlight,
         _ => PauseReason::Other,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Otherwise each worker would bind it anew, and all but the first in vain.
+    #[test]
+    fn what_is_bound_instead_of_every_address_is_found_by_the_next_worker_that_asks_for_it() {
+        let options = BindOptions { backlog: 1, ipv6_only: false, unix_mode: None, tcp: TcpOptions::default() };
+        let address = |text: &str| text.parse::<Address>().unwrap();
+        for (bound, asked) in [("127.0.0.1:0", "[::]:0"), ("127.0.0.1:0", "[::]:8000")] {
+            let listener = Listener::bind(&address(bound), &options).unwrap().instead_of(&address(asked));
+            assert!(listener.answers_to(&address(asked), &ListenWish::default()));
+            assert!(listener.answers_to(listener.address(), &ListenWish::default()));
+            assert!(!listener.answers_to(&address("[::]:8001"), &ListenWish::default()));
+        }
     }
 }

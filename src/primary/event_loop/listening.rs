@@ -56,7 +56,8 @@ fn bind_anywhere(address: &Address, options: &BindOptions) -> Result<Listener, B
     };
     match (address, bound) {
         (Address::Tcp { host, port }, Err(error)) if host == "::" && has_no_ipv6(&error) => {
-            Listener::bind(&Address::Tcp { host: "0.0.0.0".into(), port: *port }, options)
+            let every_ipv4 = Address::Tcp { host: "0.0.0.0".into(), port: *port };
+            Listener::bind(&every_ipv4, options).map(|listener| listener.instead_of(address))
         }
         (_, bound) => bound,
     }
