@@ -76,7 +76,7 @@ fn read_arguments(arguments: impl Iterator<Item = String>) -> Result<Arguments, 
             "--occurrences" => extent.occurrences = number()?.into(),
             "--rate" => extent.rate = number()?,
             "--seed" => extent.seed = number()?.into(),
-            "--node" => scenarios.extend(&torture::node::ALL),
+            "--node" => scenarios.extend(torture::node_scenarios()),
             name => match torture::scenarios().find(|it| it.name == name) {
                 Some(scenario) => scenarios.push(scenario),
                 None => return Err(format!("no scenario {name}")),

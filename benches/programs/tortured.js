@@ -19,7 +19,7 @@ process.once('SIGUSR2', acts[process.env.ACT] || (() => {}));
 
 const servers = process.env.PORTS.split(' ').map((port) => http.createServer((request, response) => {
   setTimeout(() => {
-    response.writeHead(200, { 'content-length': 6, 'x-worker': process.pid });
+    response.writeHead(200, { 'content-length': 6, 'x-worker': cluster.worker.id });
     response.end('hello\n');
   }, ANSWER_AFTER_MS);
 }).listen(Number(port), '127.0.0.1'));

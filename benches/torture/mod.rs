@@ -24,5 +24,10 @@ pub mod verdict;
 
 /// Every scenario, in the order of the table.
 pub fn scenarios() -> impl Iterator<Item = &'static scenario::Scenario> {
-    scenario::ALL.iter().chain(&node::ALL)
+    scenario::ALL.iter().chain(node_scenarios())
+}
+
+/// Those with Node programs as workers.
+pub fn node_scenarios() -> impl Iterator<Item = &'static scenario::Scenario> {
+    scenario::NODE.iter().chain(&node::ALL)
 }

@@ -15,13 +15,12 @@ use nix::sys::signal::Signal;
 use super::chance::Chance;
 use super::load::{Load, ONCE, Tally, Traffic};
 use super::scenario::{Extent, HANG, Scenario, keep_log, row};
-use super::stage::{Actor, Stage, send};
+use super::stage::{Actor, NODE_WORKER, Stage, send};
 use super::table::Row;
 use super::verdict::{Circumstances, Kill, Verdict};
 use crate::support::script::free_port;
 use crate::support::{Croupier, plain, processes, undeclared, until};
 
-const WORKER: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/benches/programs/tortured.js");
 const NODE_PRIMARY: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/benches/programs/primary.js");
 
 /// Longer than a worker must have served to be replaced at once.
@@ -166,12 +165,12 @@ impl Script {
         let mut command = match primary {
             Primary::Croupier => {
                 let mut run = undeclared(&["--workers", &worker_count.to_string(), "--dialect", "node"]);
-                run.args(["--", "node", WORKER]);
+                run.args(["--", "node", NODE_WORKER]);
                 run
             }
             Primary::Node => {
                 let mut node = plain("node");
-                node.args([NODE_PRIMARY, &worker_count.to_string(), "round-robin", WORKER]);
+                node.args([NODE_PRIMARY, &worker_count.to_string(), "round-robin", NODE_WORKER]);
                 node
             }
         };

@@ -123,7 +123,11 @@ pub const ALL: [Scenario; 17] = [
         },
     },
     Scenario { name: "mixed", what: "all of it", play: |name, extent| MIXED.named(name).run(extent) },
-    Scenario { name: "term", what: "TERM of the whole", play: term },
+    Scenario {
+        name: "term",
+        what: "TERM of the whole",
+        play: |name, extent| term(name, extent, Stage::set, &[ONCE, ONCE, KEEP_ALIVE]),
+    },
     Scenario {
         name: "leak",
         what: "ten times as many connections, all of it; nothing that the primary holds may grow",
@@ -160,6 +164,50 @@ pub const ALL: [Scenario; 17] = [
     },
 ];
 
+/// The same with Node workers. Their clients ask once: a Node worker that is to finish ends idle connections.
+pub const NODE: [Scenario; 6] = [
+    Scenario {
+        name: "node-hang-kill",
+        what: "as hang-kill, Node workers",
+        play: |name, extent| Script { act: Act::HangAndKill, ..NODE_SCRIPT }.named(name).run(extent),
+    },
+    Scenario {
+        name: "node-upgrade",
+        what: "upgrade every 2 s, Node workers",
+        play: |name, extent| Script { every_ms: 2000, act: UPGRADE, ..NODE_SCRIPT }.named(name).run(extent),
+    },
+    Scenario {
+        name: "node-scale",
+        what: "1 to 8 Node workers and back",
+        play: |name, extent| {
+            Script { workers: 1, every_ms: 400, act: Act::Scale, ..NODE_SCRIPT }.named(name).run(extent)
+        },
+    },
+    Scenario {
+        name: "node-recycle",
+        what: "every Node worker is replaced after 200 connections",
+        play: |name, extent| {
+            let options = &["--recycle-after", "200"];
+            Script { options, act: Act::Recycle, ..NODE_SCRIPT }.named(name).run(extent)
+        },
+    },
+    Scenario {
+        name: "node-mixed",
+        what: "all of it, Node workers; nothing that the primary holds may grow",
+        play: |name, extent| {
+            let extent = Extent { connections: extent.connections * 2, occurrences: 0, ..*extent };
+            Script { every_ms: 400, act: Act::Mixed, judge_holding: true, ..NODE_SCRIPT }.named(name).run(&extent)
+        },
+    },
+    Scenario {
+        name: "node-term",
+        what: "TERM of the whole, Node workers",
+        play: |name, extent| {
+            term(name, &Extent { rate: extent.rate / NODE_SCRIPT.slower, ..*extent }, Stage::set_node, &[ONCE])
+        },
+    },
+];
+
 /// What is done again and again.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Act {
@@ -186,7 +234,13 @@ const MIXED: Script = Script {
     act: Act::Mixed,
     slower: 1,
     judge_holding: false,
+    is_node: false,
 };
+
+const NODE_SCRIPT: Script = Script { slower: 2, is_node: true, ..Script::new("node", Act::Kill) };
+
+/// How many clients a Node worker may have when it is killed: nobody knows how many it has open.
+const NODE_CUT_MAX: u64 = 64;
 
 #[derive(Debug, Clone, Copy)]
 struct Script {
@@ -199,6 +253,8 @@ struct Script {
     /// Clients that stay come at a lower rate: each of them is many requests.
     slower: u32,
     judge_holding: bool,
+    /// Whether workers are Node programs.
+    is_node: bool,
 }
 
 /// A worker that did not run.
@@ -229,7 +285,9 @@ struct Play {
 
 impl Script {
     const fn new(name: &'static str, act: Act) -> Self {
-        Self { name, workers: 4, options: &[], errands: &[ONCE], every_ms: 300, act, slower: 1, judge_holding: false }
+        let (workers, every_ms, slower) = (4, 300, 1);
+        let (judge_holding, is_node) = (false, false);
+        Self { name, workers, options: &[], errands: &[ONCE], every_ms, act, slower, judge_holding, is_node }
     }
 
     fn named(self, name: &'static str) -> Self {
@@ -238,7 +296,7 @@ impl Script {
 
     fn run(self, extent: &Extent) -> Row {
         let mut play = Play {
-            stage: Stage::set(self.workers, self.options),
+            stage: if self.is_node { Stage::set_node } else { Stage::set }(self.workers, self.options),
             script: self,
             extent: *extent,
             chance: Chance::new(extent.seed),
@@ -425,7 +483,12 @@ impl Play {
             notes.push(note);
             faults.extend(found);
         }
-        let verdict = Verdict::of(&tally, &Circumstances { kills, exits, ending_since: None }, started);
+        let allowed = script.is_node.then(|| vec![NODE_CUT_MAX; kills.len()]);
+        let circumstances = Circumstances { kills, exits, ending_since: None };
+        let verdict = match allowed {
+            Some(allowed) => Verdict::allowing(allowed, &tally, &circumstances, started),
+            None => Verdict::of(&tally, &circumstances, started),
+        };
         let mut row = row(script.name, &tally, verdict, occurrences);
         row.holding = Some((before, after));
         row.notes.extend(notes);
@@ -522,16 +585,16 @@ pub fn row(name: &str, tally: &Tally, verdict: Verdict, occurrences: u64) -> Row
 }
 
 /// TERM of the whole under load, a new croupier each time.
-fn term(name: &'static str, extent: &Extent) -> Row {
+fn term(name: &'static str, extent: &Extent, set: fn(u32, &[&str]) -> Stage, errands: &[Errand]) -> Row {
     let mut all = Row { name: name.to_owned(), ..Row::default() };
     let (mut tallies, mut verdicts) = (Tally::default(), Verdict::default());
     let started = Instant::now();
     for _ in 0..extent.occurrences {
-        let mut stage = Stage::set(4, &[]);
+        let mut stage = set(4, &[]);
         let traffic = Traffic {
             rate: extent.rate,
             threads: 2,
-            errands: vec![ONCE, ONCE, KEEP_ALIVE],
+            errands: errands.to_vec(),
             open_max: 8000,
             patience: Duration::from_secs(10),
         };

@@ -5,10 +5,14 @@ use std::time::{Duration, Instant};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
-use crate::support::{Croupier, processes};
+use crate::support::script::free_port;
+use crate::support::{Croupier, processes, undeclared};
 
 /// How long croupier may take to be at rest again after the load.
 const SETTLE_MAX: Duration = Duration::from_secs(20);
+
+/// The Node program.
+pub const NODE_WORKER: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/benches/programs/tortured.js");
 
 /// A running croupier.
 pub struct Stage {
@@ -51,6 +55,17 @@ impl Stage {
         let mut all = vec!["--workers", &count];
         all.extend(options);
         let croupier = Croupier::demo(&all);
+        let address = croupier.wait_ready(worker_count as usize);
+        Self { croupier, address }
+    }
+
+    /// The same with Node workers, on a listener that is declared.
+    pub fn set_node(worker_count: u32, options: &[&str]) -> Self {
+        let port = free_port().to_string();
+        let mut command =
+            undeclared(&["--listen", &format!("127.0.0.1:{port}"), "--workers", &worker_count.to_string()]);
+        command.args(options).args(["--", "node", NODE_WORKER]).env("PORTS", port);
+        let croupier = Croupier::spawn(command);
         let address = croupier.wait_ready(worker_count as usize);
         Self { croupier, address }
     }
