@@ -153,7 +153,7 @@ impl Script {
         let started = Instant::now();
         let mut faults = Vec::new();
         let tally = match self.2 {
-            Act::StopAndKill => play.stop_and_kill(),
+            Act::StopAndKill => play.stop_and_kill(&mut faults),
             Act::Reload | Act::Kill | Act::Itself(_) => play.go_through(&mut faults),
         };
         play.judge(name, &tally, faults, started)
@@ -213,7 +213,9 @@ impl Play {
             sleep(EVERY / haste);
             self.act();
         }
-        until(|| self.has_reloaded().then_some(()));
+        if until(|| self.has_reloaded().then_some(())).is_none() {
+            faults.push("the last reload does not end".to_owned());
+        }
         load.finish()
     }
 
@@ -254,11 +256,14 @@ impl Play {
     }
 
     /// Nothing else goes on when a worker is stopped: it has taken nobody, so nobody may be cut.
-    fn stop_and_kill(&mut self) -> Tally {
+    fn stop_and_kill(&mut self, faults: &mut Vec<String>) -> Tally {
         let mut tally = Tally::default();
         for _ in 0..self.extent.occurrences.div_ceil(4) {
             until(|| (self.stage.actors().len() == self.script.1 as usize).then_some(()));
-            let Some(actor) = self.victim() else { continue };
+            let Some(actor) = self.victim() else {
+                faults.push("a killed worker is not replaced".to_owned());
+                break;
+            };
             send(actor, Signal::SIGSTOP);
             until(|| processes::stat(actor.pid).is_none_or(|stat| stat.state == 'T').then_some(()));
             let traffic =
