@@ -192,15 +192,17 @@ fn what_the_only_worker_had_not_taken_is_answered_by_its_replacement() {
 /// What it had taken by then ends; the rest is answered by others.
 #[test]
 fn a_worker_that_exits_over_a_connection_leaves_nobody_hanging() {
+    const CLIENTS: usize = 20;
     let mut croupier = start(2);
     let address = croupier.wait_ready(2);
     let mut last = Client::connect(&address).unwrap();
     last.send(&node::request("/exit")).unwrap();
-    let mut clients = ask_all(&address, 20);
+    let mut clients = ask_all(&address, CLIENTS);
     let ended = |error: std::io::Error| assert_ne!(error.kind(), ErrorKind::WouldBlock, "neither answer nor end");
     ended(last.response().unwrap_err());
     let cut = clients.iter_mut().filter_map(|client| client.response().err()).map(ended).count();
-    assert!(cut <= 10, "half of them went to the other one, {cut} ended");
+    let of_other = NODE_DEPTH_DEFAULT as usize; // until then it has its turns, however slow it is
+    assert!(cut <= CLIENTS - of_other, "{cut} ended");
     croupier.wait_ready(3);
     assert_eq!(croupier.terminate(), Some(0));
 }

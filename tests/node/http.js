@@ -1,6 +1,6 @@
 // A server as people write them, on the port of the environment: PORT=8000 node http.js. A request is answered when all
-// of it is there. /json tells what the program sees of the world, /big has a large answer; the paths of `ends` end it in one way or another, and
-// are answered too if there is time for that.
+// of it is there. /json tells what the program sees of the world, /big has a large answer; the paths of `ends` end it in
+// one way or another, and are answered too if there is time for that.
 'use strict';
 
 const { spawnSync } = require('child_process');
