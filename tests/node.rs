@@ -108,12 +108,25 @@ fn the_channel_is_a_descriptor_of_any_number() {
     assert_eq!(croupier.terminate(), Some(0));
 }
 
+/// Not by those of the other kind either, of which it would make something that they are not.
 #[test]
 fn an_embedders_or_parents_channel_is_not_inherited() {
-    let mut command = node::served(support::PROGRAM, &["--workers=1"], &[&node::path("http.js")]);
-    command.envs([("NODE_CHANNEL_FD", "77"), ("NODE_UNIQUE_ID", "99")]);
-    let mut croupier = Croupier::spawn(command);
+    let of_node = ["NODE_CHANNEL_FD", "NODE_UNIQUE_ID", "NODE_CHANNEL_SERIALIZATION_MODE", "NODE_APP_INSTANCE"];
+    let of_croupier = ["CROUPIER_CHANNEL"];
+    let with_both = |mut command: Command| {
+        command.envs(of_node.iter().chain(&of_croupier).map(|name| (name, "77")));
+        Croupier::spawn(command)
+    };
+    let variables = |croupier: &Croupier| processes::environment(croupier.wait_started(1).pid);
+
+    let mut croupier = with_both(node::served(support::PROGRAM, &["--workers=1"], &[&node::path("http.js")]));
     assert_eq!(node::world(&croupier.wait_ready(1))["id"], 1);
+    assert!(of_croupier.iter().all(|name| !variables(&croupier).contains_key(*name)));
+    assert_eq!(croupier.terminate(), Some(0));
+
+    let mut croupier = with_both(support::run(&["--workers=1"]));
+    croupier.wait_ready(1);
+    assert!(of_node.iter().all(|name| !variables(&croupier).contains_key(*name)));
     assert_eq!(croupier.terminate(), Some(0));
 }
 
