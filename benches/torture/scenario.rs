@@ -168,8 +168,8 @@ pub const ALL: [Scenario; 17] = [
 pub const NODE: [Scenario; 6] = [
     Scenario {
         name: "node-hang-kill",
-        what: "as hang-kill, Node workers",
-        play: |name, extent| Script { act: Act::HangAndKill, ..NODE_SCRIPT }.named(name).run(extent),
+        what: "a Node worker hangs for 60 ms and is SIGKILLed then, every 600 ms",
+        play: |name, extent| Script { every_ms: 600, act: Act::HangAndKill, ..NODE_SCRIPT }.named(name).run(extent),
     },
     Scenario {
         name: "node-upgrade",
@@ -180,14 +180,14 @@ pub const NODE: [Scenario; 6] = [
         name: "node-scale",
         what: "1 to 8 Node workers and back",
         play: |name, extent| {
-            Script { workers: 1, every_ms: 400, act: Act::Scale, ..NODE_SCRIPT }.named(name).run(extent)
+            Script { workers: 1, every_ms: 200, act: Act::Scale, ..NODE_SCRIPT }.named(name).run(extent)
         },
     },
     Scenario {
         name: "node-recycle",
-        what: "every Node worker is replaced after 200 connections",
+        what: "every Node worker is replaced after 500 connections",
         play: |name, extent| {
-            let options = &["--recycle-after", "200"];
+            let options = &["--recycle-after", "500"];
             Script { options, act: Act::Recycle, ..NODE_SCRIPT }.named(name).run(extent)
         },
     },
