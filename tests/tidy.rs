@@ -323,6 +323,7 @@ const PURE_FILES: &[&str] = &[
     "src/primary/supervisor/plan.rs",
     "src/primary/supervisor/rollout.rs",
     "src/primary/stall.rs",
+    "src/primary/patience.rs",
     "src/primary/hearing.rs",
     "src/primary/ledger.rs",
     "src/primary/recycle.rs",

@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use super::kept::{self, Kept, Remains};
 use super::ledger::Counted;
+use super::patience::Patience;
 use super::reexec::baggage::{self, Baggage};
 use super::room::{Account, Bounds, Impossible};
 use super::stall::Stall;
@@ -28,6 +29,8 @@ pub struct Lane {
     pub listener: usize,
     /// Whether its worker takes.
     pub stall: Stall,
+    /// When its worker is tried again after it has refused.
+    pub patience: Patience,
     in_flight: InFlight,
     account: Account,
     board: LaneBoard,
@@ -88,6 +91,8 @@ pub struct Saved {
     #[serde(default)]
     kept: kept::Saved,
     stall: Stall,
+    #[serde(default)]
+    patience: Patience,
     account: Account,
     #[serde(default)]
     counted: Counted,
@@ -105,6 +110,7 @@ impl Lane {
         Self {
             listener,
             stall: Stall::default(),
+            patience: Patience::default(),
             in_flight,
             account: Account::new(bounds),
             board,
@@ -122,6 +128,7 @@ impl Lane {
             retained: self.retained().map(|retained| baggage.pack(retained.as_fd())),
             kept: self.kept().map(|kept| kept.save(baggage)).unwrap_or_default(),
             stall: self.stall,
+            patience: self.patience,
             account: self.account,
             counted: self.counted,
             phase: self.phase,
@@ -144,6 +151,7 @@ impl Lane {
         Ok(Self {
             listener: saved.listener,
             stall: saved.stall,
+            patience: saved.patience,
             in_flight,
             account: saved.account,
             board,
@@ -243,6 +251,7 @@ impl Lane {
     pub fn acknowledged(&mut self, sequence: u64, now: Monotonic) -> Option<bool> {
         let (record, _connection) = self.take_kept(sequence)?;
         // Whoever takes does not refuse.
+        self.patience.took();
         let was_paused = self.board.change_pause(Pause::NoDescriptors, Pause::None);
         let is_kick = self.board.count_taken(Some(now.since(record.accepted)));
         // What becomes of it nobody will tell.
@@ -251,8 +260,9 @@ impl Lane {
 
     /// The worker has said that it does not take a connection of which a copy is kept. It has no room until somebody
     /// tries again. `None`: it was never dealt that.
-    pub fn refused(&mut self, sequence: u64) -> Option<(Record, OwnedFd)> {
+    pub fn refused(&mut self, sequence: u64, now: Monotonic) -> Option<(Record, OwnedFd)> {
         let refused = self.take_kept(sequence)?;
+        self.patience.refused(now);
         self.account.count_reclaimed();
         self.board.set_pause(Pause::NoDescriptors);
         Some(refused)
@@ -321,14 +331,14 @@ impl Lane {
     }
 
     /// Looks at the scoreboard, and if there is no room asks for a kick and looks once more; true if there is room.
-    /// After false a kick will come. A paused lane has none, and announces the end of its pause by a kick.
+    /// After false a kick will come. A paused lane has none, and announces the end of its pause by a kick, or is tried.
     ///
     /// # Errors
     /// [`Impossible`] counts: replace the worker.
     pub fn look_or_ask_for_kick(&mut self, now: Monotonic) -> Room {
         self.account.observe(self.board.counts(), now)?;
         if self.board.pause() != Pause::None {
-            return Ok(false);
+            return Ok(self.is_to_be_tried());
         }
         if self.account.has_room(now) {
             return Ok(true);
@@ -340,6 +350,11 @@ impl Lane {
             self.board.want_no_kick();
         }
         Ok(has_room)
+    }
+
+    /// It has refused, and its time to get one connection all the same has come.
+    fn is_to_be_tried(&self) -> bool {
+        self.kept().is_some_and(|kept| kept.len() == 0) && self.patience.again_at().is_none()
     }
 
     /// The account, after a look at the scoreboard.
@@ -484,5 +499,27 @@ mod tests {
         assert!(!lane.is_deserted(), "it waits to be heard");
         assert!(matches!(lane.primary_end().unwrap().hear(), Some(FromBelow::GivenBack(..))));
         assert!(lane.is_deserted(), "whatever kicks are left");
+    }
+
+    #[test]
+    fn one_that_has_refused_is_tried_with_one_when_its_time_has_come() {
+        let board = Scoreboard::create().unwrap();
+        let bounds = Bounds { queue_max: 8, connections_max: u64::MAX };
+        let mut lane = Lane::new(0, InFlight::Kept(Kept::default()), bounds, board.lane(LaneId(0)));
+        let now = Monotonic::now();
+        let deal = |lane: &mut Lane, sequence| {
+            let (connection, _client) = std::os::unix::net::UnixStream::pair().unwrap();
+            lane.sent(&Record { kind: Kind::Connection, sequence, ..Record::probe() }, connection.into(), now);
+            lane.has_room_left(now)
+        };
+        assert_eq!((deal(&mut lane, 1), deal(&mut lane, 2)), (Ok(true), Ok(true)));
+        assert!(lane.refused(1, now).is_some() && lane.refused(2, now).is_some());
+        assert_eq!(lane.look_or_ask_for_kick(now), Ok(false));
+        let later = lane.patience.again_at().unwrap();
+        assert!(lane.patience.is_over(lane.untaken() == 0, later));
+        assert_eq!((lane.look_or_ask_for_kick(later), lane.look_or_ask_for_kick(later)), (Ok(true), Ok(true)));
+        assert_eq!((deal(&mut lane, 3), lane.look_or_ask_for_kick(later)), (Ok(false), Ok(false)), "one and no more");
+        assert_eq!(lane.acknowledged(3, later), Some(true));
+        assert_eq!((lane.look_or_ask_for_kick(later), deal(&mut lane, 4)), (Ok(true), Ok(true)));
     }
 }

@@ -124,6 +124,7 @@ mod lifecycle;
 pub mod listener_spec;
 mod listeners;
 pub mod output;
+mod patience;
 pub mod policy;
 pub mod recycle;
 pub mod reexec;

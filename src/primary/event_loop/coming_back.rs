@@ -89,20 +89,34 @@ impl Primary {
     }
 
     /// A worker does not want a connection of which the primary has kept a copy, or has lost its descriptor. It goes to
-    /// somebody else; this one is tried again at the next look, for nobody says when it wants some again.
+    /// somebody else; this one is tried again a little later, for nobody says when it wants some again.
     pub(super) fn refused(&mut self, id: WorkerId, lane_id: LaneId, sequence: u64) {
-        let lane = self.workers.lane_mut(id, lane_id);
-        let Some((lane, (record, connection))) = lane.and_then(|lane| lane.refused(sequence).map(|it| (lane, it)))
+        let (lane, now) = (self.workers.lane_mut(id, lane_id), Monotonic::now());
+        let Some((lane, (record, connection))) = lane.and_then(|lane| lane.refused(sequence, now).map(|it| (lane, it)))
         else {
             return self.end_worker(id, "it refused a connection that it was never dealt");
         };
+        self.next_try = self.next_try.into_iter().chain(lane.patience.again_at()).min();
         let listener = &mut self.listeners[lane.listener];
         if listener.is_closed() {
             return log::debug!("connection={sequence} refused by worker={id} after the listener's end [closed]");
         }
         listener.returned.hold(record, connection, came_back(Reason::Refused, id));
         self.look_for_room(id, lane_id);
-        self.watch();
+    }
+
+    /// Those that have refused connections, and whose time to be asked again has come, get one.
+    pub(super) fn try_again(&mut self, now: Monotonic) {
+        self.next_try = None;
+        for (id, lane_id) in self.listening_lanes() {
+            let Some(lane) = self.workers.lane_mut(id, lane_id) else { continue };
+            let has_answered = lane.untaken() == 0;
+            let is_its_time = lane.patience.is_over(has_answered, now);
+            self.next_try = self.next_try.into_iter().chain(lane.patience.again_at()).min();
+            if is_its_time {
+                self.look_for_room(id, lane_id);
+            }
+        }
     }
 
     /// What a worker that is dead, or has closed its channel, had not acknowledged. Others get what it has not touched.
@@ -224,7 +238,8 @@ impl Primary {
             }
             go_on |= !lane.is_idle() || lane.stall.is_probed();
             let listener = &mut self.listeners[lane.listener];
-            if lane.pause() == Pause::NoDescriptors && listener.is_seated(slot, id, lane_id) && lane.is_idle() {
+            let is_paused = lane.pause() == Pause::NoDescriptors && !lane.keeps_copies();
+            if is_paused && listener.is_seated(slot, id, lane_id) && lane.is_idle() {
                 // It resumes when it closes one; if it has none to close, somebody has to try.
                 listener.rotation.set_room(slot, lane.has_room_but_for_a_pause(now));
                 go_on = true;

@@ -93,6 +93,8 @@ pub struct Primary {
     unasked_at: Option<Monotonic>,
     /// When to look for workers that do not take; `None` while nothing is untaken.
     next_look: Option<Monotonic>,
+    /// When to try the next of those that have refused connections.
+    next_try: Option<Monotonic>,
     /// When to look for workers that have served long enough; `None` if nothing makes them due.
     next_due_look: Option<Monotonic>,
     bypass: Bypass,
@@ -204,6 +206,7 @@ impl Primary {
             is_ending: false,
             unasked_at: None,
             next_look: None,
+            next_try: None,
             unheard: Vec::new(),
             more_to_hear: Vec::new(),
             unsent: Vec::new(),
@@ -307,6 +310,7 @@ impl Primary {
             self.supervisor.deadline(),
             self.unasked_at,
             self.next_look,
+            self.next_try,
             self.next_due_look,
             self.bypass.next_look,
             self.deserted_deadline(),
@@ -340,6 +344,9 @@ impl Primary {
         }
         if self.next_look.is_some_and(|at| now >= at) {
             self.look_for_stalls(now);
+        }
+        if self.next_try.is_some_and(|at| now >= at) {
+            self.try_again(now);
         }
         self.outputs.let_time_pass(now);
         if self.trial_is_overdue(now) {

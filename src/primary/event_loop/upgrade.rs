@@ -48,6 +48,7 @@ impl Primary {
         primary.register_everything()?;
         primary.has_begun = true;
         primary.watch();
+        primary.next_try = Some(Monotonic::now());
         // Orphans that ended between the two images raise no signal any more.
         while process::reap_stranger(|pid| primary.workers.has_process(pid)).is_some() {}
         log::info!("took over from version={} upgrades={}", state.croupier, state.upgrade_count);
