@@ -177,6 +177,20 @@ fn a_worker_that_hangs_is_killed_after_the_hang_timeout_and_what_it_had_not_take
     assert_eq!(croupier.terminate(), Some(0));
 }
 
+/// Not only at the end of the shutdown timeout: what waits for it waits as before.
+#[test]
+fn a_worker_that_hangs_and_is_replaced_all_the_same_is_killed_after_the_hang_timeout_too() {
+    let options = ["--workers=1", "--hang-timeout=3s", "--shutdown-timeout=10m"];
+    let mut croupier = node::start(&options, "http.js", &[]);
+    let address = croupier.wait_ready(1);
+    processes::stop(croupier.wait_started(1).pid);
+    let mut clients = ask_all(&address, 4);
+    croupier.client(&["reload"]).assert_ok();
+    assert!(clients.iter_mut().all(|client| client.response().unwrap().worker() == 2));
+    croupier.log().wait_for("(--hang-timeout)");
+    assert_eq!(croupier.terminate(), Some(0));
+}
+
 #[test]
 fn what_the_only_worker_had_not_taken_is_answered_by_its_replacement() {
     let mut croupier = start(1);

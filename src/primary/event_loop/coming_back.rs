@@ -10,7 +10,7 @@ use super::effects::DUE_AGAIN;
 use crate::primary::dialect::DialectKind;
 use crate::primary::events;
 use crate::primary::kept::Remains;
-use crate::primary::lanes::Phase;
+use crate::primary::lanes::{Lane, Phase};
 use crate::primary::returned::{self, CameBack, Reason};
 use crate::primary::room::Impossible;
 use crate::primary::stall::LOOKS;
@@ -108,7 +108,7 @@ impl Primary {
     /// Those that have refused connections, and whose time to be asked again has come, get one.
     pub(super) fn try_again(&mut self, now: Monotonic) {
         self.next_try = None;
-        for (id, lane_id) in self.listening_lanes() {
+        for (id, lane_id) in self.lanes_in_use() {
             let Some(lane) = self.workers.lane_mut(id, lane_id) else { continue };
             let has_answered = lane.untaken() == 0;
             let is_its_time = lane.patience.is_over(has_answered, now);
@@ -226,7 +226,7 @@ impl Primary {
         let (mut awake, mut bad) = (Vec::new(), Vec::new());
         let mut go_on = false;
         let every = self.look_every();
-        for (id, lane_id) in self.listening_lanes() {
+        for (id, lane_id) in self.lanes_in_use() {
             let Some(worker) = self.workers.get_mut(id) else { continue };
             let slot = worker.slot.0 as usize;
             let Some(lane) = worker.lane_mut(lane_id) else { continue };
@@ -280,12 +280,19 @@ impl Primary {
         }
     }
 
-    fn listening_lanes(&self) -> Vec<(WorkerId, LaneId)> {
+    /// Lanes whose workers are to take: those through which they are dealt, and those that have ended while there is
+    /// something that only they can take.
+    fn lanes_in_use(&self) -> Vec<(WorkerId, LaneId)> {
         let of_worker = |id: WorkerId| move |lane: LaneId| (id, lane);
+        let is_in_use = |lane: &Lane| match lane.phase() {
+            Phase::Listening => lane.is_dealt(),
+            Phase::Ended => lane.keeps_copies() && lane.untaken() > 0,
+            Phase::Granted => false,
+        };
         let workers = self.workers.iter();
         workers
             .flat_map(|worker| {
-                let lanes = worker.lanes().filter(|(_, lane)| lane.phase() == Phase::Listening && lane.is_dealt());
+                let lanes = worker.lanes().filter(|(_, lane)| is_in_use(lane));
                 lanes.map(|(lane, _)| lane).map(of_worker(worker.id)).collect::<Vec<_>>()
             })
             .collect()
