@@ -44,7 +44,9 @@ pub struct Channel {
 #[derive(Debug, Serialize, Deserialize)]
 pub struct Saved {
     socket: RawFd,
-    input: Vec<u8>,
+    /// A character for each byte: a line may be cut inside one of UTF-8, and numbers would take long to write and read
+    /// while nobody deals.
+    input: String,
     fds: Vec<RawFd>,
 }
 
@@ -80,7 +82,7 @@ impl Channel {
     pub fn save(&self, baggage: &mut Baggage) -> Saved {
         Saved {
             socket: baggage.pack(self.socket.as_fd()),
-            input: self.input[self.read..].to_vec(),
+            input: self.input[self.read..].iter().copied().map(char::from).collect(),
             fds: self.fds.iter().map(|fd| baggage.pack(fd.as_fd())).collect(),
         }
     }
@@ -88,10 +90,12 @@ impl Channel {
     /// Goes on with it.
     ///
     /// # Errors
-    /// As [`baggage::unpack`].
+    /// As [`baggage::unpack`]; `InvalidData` if what was received is none.
     pub fn restore(saved: Saved) -> io::Result<Self> {
         let fds = saved.fds.into_iter().map(baggage::unpack).collect::<io::Result<_>>()?;
-        Ok(Self { input: saved.input, fds, ..Self::of(baggage::unpack(saved.socket)?) })
+        let bytes = saved.input.chars().map(|it| u8::try_from(it).map_err(|_| io::ErrorKind::InvalidData.into()));
+        let input = bytes.collect::<io::Result<_>>()?;
+        Ok(Self { input, fds, ..Self::of(baggage::unpack(saved.socket)?) })
     }
 
     /// It has become readable; if the worker has closed its end, to the end.
@@ -178,7 +182,28 @@ impl AsFd for Channel {
 
 #[cfg(test)]
 mod tests {
+    use std::os::fd::IntoRawFd;
+
     use super::*;
+
+    #[test]
+    fn a_line_that_is_cut_anywhere_is_whole_again_after_an_upgrade() {
+        let line: Vec<u8> = (0..=u8::MAX).filter(|byte| *byte != b'\n').chain("\u{fffd}ä".bytes()).collect();
+        for cut in [0, 1, 130, line.len() - 1, line.len()] {
+            let (mut before, worker) = Channel::pair().unwrap();
+            fd_passing::send_some(worker.as_fd(), &[b"read\n", &line[..cut]].concat(), None).unwrap();
+            assert_eq!(before.receive(&mut Buffer::default()), Received::Bytes);
+            assert_eq!(before.next_line(), Some(&b"read"[..]));
+            let saved = serde_json::to_string(&before.save(&mut Baggage::default())).unwrap();
+            let socket = before.socket.into_raw_fd();
+            let saved = Saved { socket, ..serde_json::from_str(&saved).unwrap() };
+            let mut after = Channel::restore(saved).unwrap();
+            assert_eq!(after.next_line(), None);
+            fd_passing::send_some(worker.as_fd(), &[&line[cut..], b"\n"].concat(), None).unwrap();
+            assert_eq!(after.receive(&mut Buffer::default()), Received::Bytes);
+            assert_eq!(after.next_line(), Some(&line[..]));
+        }
+    }
 
     #[test]
     fn there_may_be_more_behind_a_descriptor_also_where_there_was_no_room_for_it() {
