@@ -162,6 +162,7 @@ fn workers_that_do_not_start_are_given_the_remedy_for_their_kind() {
         ),
         (&[soon, "--dialect=node"], &["sleep", "99"], "it never said hello within 1s; it must be Node with a program"),
         (&[soon, "--wait-ready"], &["node", "-e", "setInterval(() => {}, 99)"], "has to say process.send('ready')"),
+        (&[], &["sh", "-c", "node server.js"], "see what it says (if it starts Node, write --dialect node)"),
         (&[soon], &["sleep", "99"], "it must use croupier's worker library (if it starts Node, write --dialect node)"),
     ];
     for (options, command, line) in cases {

@@ -62,7 +62,9 @@ pub(super) fn remedy(command: &Command, why: GaveUp) -> String {
     }
     match (why, command.dialect) {
         (GaveUp::NoCommand, _) => "check the path after --",
-        (GaveUp::Burst, DialectKind::Native) => "run it by hand to see what it says",
+        (GaveUp::Burst, DialectKind::Native) => {
+            "run it by hand to see what it says (if it starts Node, write --dialect node)"
+        }
         (GaveUp::Burst, DialectKind::Node) => {
             "run it by hand to see what it says; if it starts the server as a process of its own, write that after --"
         }
