@@ -104,7 +104,7 @@ pub(super) struct RunOptions {
           value_parser = clap::value_parser!(u32).range(1..=i64::from(NODE_DEPTH_LIMIT)))]
     pub(super) node_depth: Option<u32>,
 
-    /// A Node worker is ready only when it has also said process.send('ready')
+    /// A Node worker is ready when it says process.send('ready'), and not when it listens
     #[arg(long)]
     pub(super) wait_ready: bool,
 

@@ -114,7 +114,8 @@ pub struct NodeOptions {
     /// lives they cannot be moved: so many wait with one that is stuck. Under a policy that
     /// [keeps clients](super::policy::Policy::keeps_clients) it is at least [`Settings::queue_max`].
     pub depth: u32,
-    /// Such a worker is ready when it has said `process.send('ready')` beside whatever it listens on.
+    /// Such a worker is ready when it says `process.send('ready')`, and not when it listens. It is dealt connections
+    /// when it has done both.
     pub wait_ready: bool,
     /// Such a worker is sent the message `'shutdown'` before it is told to finish.
     pub shutdown_message: bool,
