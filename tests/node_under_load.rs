@@ -11,6 +11,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use croupier::primary::settings::NODE_DEPTH_DEFAULT;
 use nix::sys::signal::Signal;
+use serde_json::Value;
 
 use support::http::{self, Client};
 use support::load::Load;
@@ -164,6 +165,27 @@ fn what_a_stopped_worker_had_not_taken_is_answered_by_others_after_its_death() {
     assert_eq!(answered(&clients), CLIENTS - delayed);
     processes::send(stopped.pid, Signal::SIGKILL);
     assert!(clients.iter_mut().all(|client| client.response().unwrap().worker() != 1));
+    assert_eq!(croupier.terminate(), Some(0));
+}
+
+/// While all are busy the primary lets their answers gather; whoever is stuck is busy for ever.
+#[test]
+fn while_all_workers_are_stuck_the_primary_answers_and_nobody_is_lost() {
+    const CLIENTS: usize = 40;
+    let mut croupier = start(2);
+    let address = croupier.wait_ready(2);
+    let pids = [1, 2].map(|id| croupier.wait_started(id).pid);
+    pids.into_iter().for_each(processes::stop);
+    let mut clients = ask_all(&address, CLIENTS);
+    let has_all_it_may = |worker: &Value| worker["untaken"] == NODE_DEPTH_DEFAULT;
+    wait_until("both have as many as they may", || {
+        croupier.status()["workers"].as_array().unwrap().iter().all(has_all_it_may)
+    });
+    pids.into_iter().for_each(|pid| processes::send(pid, Signal::SIGCONT));
+    let mut served = [0; 2];
+    clients.iter_mut().for_each(|client| served[client.response().unwrap().worker() as usize - 1] += 1);
+    assert_eq!(served.iter().sum::<usize>(), CLIENTS);
+    assert!(served.iter().all(|count| *count >= NODE_DEPTH_DEFAULT as usize), "{served:?}");
     assert_eq!(croupier.terminate(), Some(0));
 }
 

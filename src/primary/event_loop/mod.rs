@@ -37,6 +37,7 @@ mod coming_back;
 mod commands;
 mod conversation;
 mod effects;
+mod gathering;
 mod listening;
 mod messages;
 mod reconfiguring;
@@ -277,6 +278,9 @@ impl Primary {
                 });
             }
             self.watch_channels();
+            if !more {
+                self.let_answers_gather();
+            }
             let timeout = if more { Some(Duration::ZERO) } else { self.timeout() };
             match self.poll.poll(&mut events, timeout) {
                 Err(error) if error.kind() != io::ErrorKind::Interrupted => return Err(error),
