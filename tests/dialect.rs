@@ -107,7 +107,7 @@ fn what_is_special_about_node_workers_is_in_force_as_it_is_given() {
         assert!(outcome.assert_ok().stdout.lines().any(|it| it == line), "{line}: {outcome:?}");
     }
     let outcome = Outcome::of(check(&[], &["node", "app.js"]));
-    for line in ["node-depth = 8", "wait-ready = false", "shutdown-message = false"] {
+    for line in ["node-depth = 16", "wait-ready = false", "shutdown-message = false"] {
         assert!(outcome.assert_ok().stdout.lines().any(|it| it == line), "{line}: {outcome:?}");
     }
 }

@@ -146,7 +146,7 @@ pub const QUEUE_MAX_DEFAULT: u32 = 64;
 pub const NODE_DEPTH_LIMIT: u32 = 256;
 
 /// The default of [`NodeOptions::depth`].
-pub const NODE_DEPTH_DEFAULT: u32 = 8;
+pub const NODE_DEPTH_DEFAULT: u32 = 16;
 
 /// The default of [`BindOptions::backlog`].
 pub const BACKLOG_DEFAULT: u32 = 4096;

@@ -9,12 +9,12 @@ use crate::primary::dialect::DialectKind;
 use crate::primary::workers::Worker;
 
 /// How long it lets pass. The kernel adds some 50 us (`timerslack_ns`, prctl(2)).
-const PAUSE: Duration = Duration::from_micros(150);
+const PAUSE: Duration = Duration::from_micros(250);
 
 /// A Node worker that has not answered for so many connections of a lane is busy for longer than [`PAUSE`]: each takes
 /// it some 100 us. So nobody becomes idle meanwhile, and nobody new could be served sooner. With a smaller
 /// `--node-depth` there are no pauses.
-const BUSY_FROM: u64 = 4;
+const BUSY_FROM: u64 = 6;
 
 impl Primary {
     /// Sleeps for [`PAUSE`] if all workers are Node programs, and busy. Those that are stuck count as busy: then it is
