@@ -165,11 +165,16 @@ pub const ALL: [Scenario; 17] = [
 ];
 
 /// The same with Node workers. Their clients ask once: a Node worker that is to finish ends idle connections.
-pub const NODE: [Scenario; 6] = [
+pub const NODE: [Scenario; 7] = [
     Scenario {
         name: "node-hang-kill",
         what: "a Node worker hangs for 60 ms and is SIGKILLed then, every 600 ms",
         play: |name, extent| Script { every_ms: 600, act: Act::HangAndKill, ..NODE_SCRIPT }.named(name).run(extent),
+    },
+    Scenario {
+        name: "node-halt",
+        what: "SIGSTOP for 2 s of one of 4 Node workers; what it has not acknowledged waits with it",
+        play: |name, extent| Script { every_ms: 3000, act: Act::Stop, ..NODE_SCRIPT }.named(name).run(extent),
     },
     Scenario {
         name: "node-upgrade",
@@ -479,7 +484,7 @@ impl Play {
             }
         }
         if let Some(calm) = calm {
-            let (note, found) = judge_waits(&tally, &halts, &calm, &extent);
+            let (note, found) = judge_waits(&tally, &halts, &calm, &extent, script.is_node);
             notes.push(note);
             faults.extend(found);
         }
@@ -515,10 +520,18 @@ const SWING_MAX: i32 = 7;
 
 /// How long those waited that the stopped worker had not taken: everybody who was answered by another one, and
 /// everybody who came when it stood still.
-fn judge_waits(tally: &Tally, halts: &[Halt], calm: &[Duration], extent: &Extent) -> (String, Vec<String>) {
+fn judge_waits(
+    tally: &Tally,
+    halts: &[Halt],
+    calm: &[Duration],
+    extent: &Extent,
+    is_node: bool,
+) -> (String, Vec<String>) {
     let had_been_taken = |answer: &super::client::Answer| {
         let halted = |halt: &Halt| {
-            answer.worker == halt.actor.id && answer.asked < halt.from && answer.asked + answer.waited >= halt.from
+            // Nothing can be taken back from a Node worker: its clients wait with it, whenever they came.
+            let last = if is_node { halt.to } else { halt.from };
+            answer.worker == halt.actor.id && answer.asked < last && answer.asked + answer.waited >= halt.from
         };
         halts.iter().any(halted)
     };
@@ -533,6 +546,10 @@ fn judge_waits(tally: &Tally, halts: &[Halt], calm: &[Duration], extent: &Extent
          {calm_p99:.2?}), max {max:.2?} (bound {WAIT_MAX:?})"
     );
     let mut faults = Vec::new();
+    let held_max = halts.len() as u64 * NODE_CUT_MAX;
+    if is_node && held as u64 > held_max {
+        faults.push(format!("{held} waited with stopped Node workers, {held_max} at most"));
+    }
     let wait_max = if extent.judge_waits { WAIT_MAX } else { STALL_AFTER * 20 / extent.haste };
     for answer in free.iter().filter(|answer| answer.waited > wait_max) {
         let during = halts.iter().find(|halt| (halt.from..halt.to).contains(&answer.asked));
