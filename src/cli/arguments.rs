@@ -99,7 +99,7 @@ pub(super) struct RunOptions {
     pub(super) dialect: Option<DialectChoice>,
 
     /// The most connections of one listener that a Node worker has not acknowledged: so many wait with one that is
-    /// stuck [default: 8]
+    /// stuck [default: 16]
     #[arg(long, value_name = "N", env = "CROUPIER_NODE_DEPTH",
           value_parser = clap::value_parser!(u32).range(1..=i64::from(NODE_DEPTH_LIMIT)))]
     pub(super) node_depth: Option<u32>,
